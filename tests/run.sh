@@ -1,0 +1,39 @@
+#!/bin/sh
+# Run the tests on each database that answers: SQLite always. Arguments go to pytest.
+# TEST_MATRIX=1 gives each database another host project too, so that three runs see every variant of
+# tests/settings.py: user models, ATOMIC_REQUESTS, hostile settings, caches.
+BIN=${BIN:-.venv/bin}
+failed=
+answers() {
+	"$BIN/python" - "$1" <<-'END'
+		import os, socket, sys
+		host = os.environ.get("TEST_DATABASE_HOST", "127.0.0.1")
+		try:
+		    socket.create_connection((host, int(sys.argv[1])), timeout=2).close()
+		except OSError:
+		    sys.exit(1)
+	END
+}
+for database in sqlite:0 postgres:5432 mariadb:3306; do
+	name=${database%:*} port=${database#*:}
+	if [ "$port" != 0 ] && ! answers "$port"; then
+		echo "== $name: nothing answers on port $port, left out"
+		continue
+	fi
+	variant=
+	# A browser or node asks nothing new of another database.
+	marks=$([ "$name" = sqlite ] && echo "" || echo "not browser and not node")
+	if [ "${TEST_MATRIX:-}" = 1 ]; then
+		case $name in
+		postgres) variant="TEST_USER_MODEL=default TEST_ATOMIC=1 TEST_CACHE=$(answers 6379 && echo redis || echo dummy)" ;;
+		mariadb) variant="TEST_HOSTILE=1" ;;
+		esac
+	fi
+	echo "== $name $variant"
+	# shellcheck disable=SC2086 # one word a variable
+	env $variant TEST_DATABASE=$name "$BIN/python" -m pytest -n 2 --dist loadgroup -m "$marks" "$@" || failed="$failed $name"
+done
+if [ -n "$failed" ]; then
+	echo "failed on:$failed" >&2
+	exit 1
+fi
