@@ -1,0 +1,175 @@
+"""Fixtures: users, a client that speaks JSON, a clock to move."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import hypothesis
+import pyotp
+import pytest
+import time_machine
+from django.contrib.auth import get_user_model
+from django.core.cache import cache
+from django.test import Client
+from django.utils import translation
+
+# A busy machine is no error.
+hypothesis.settings.register_profile("platform_auth", deadline=None)
+hypothesis.settings.load_profile("platform_auth")
+
+PASSWORD = "correct horse battery staple"
+NOW = datetime(2026, 6, 15, 12, 0, 5, tzinfo=UTC)
+"""A moment to stop the clock at."""
+_numbers = itertools.count(1)
+
+
+class Api:
+    """A client of the API: JSON in, JSON out, the access token in a header where there is one."""
+
+    def __init__(self, **defaults: Any) -> None:
+        self.client = Client(**defaults)
+        self.access_token: str | None = None
+        self.refresh_token: str | None = None
+
+    def request(self, method: str, path: str, body: Any = None, **extra: Any) -> Any:
+        headers = dict(extra.pop("headers", {}))
+        if self.access_token and "Authorization" not in headers:
+            headers["Authorization"] = f"Bearer {self.access_token}"
+        if body is not None:
+            extra.setdefault("content_type", "application/json")
+            extra["data"] = body
+        elif method not in ("get", "head"):
+            extra.setdefault("content_type", "application/json")
+        return getattr(self.client, method)(path, headers=headers, **extra)
+
+    def get(self, path: str, **extra: Any) -> Any:
+        return self.request("get", path, **extra)
+
+    def post(self, path: str, body: Any = None, **extra: Any) -> Any:
+        return self.request("post", path, body, **extra)
+
+    def delete(self, path: str, body: Any = None, **extra: Any) -> Any:
+        return self.request("delete", path, body, **extra)
+
+    def login(self, email: str, password: str = PASSWORD, **fields: Any) -> Any:
+        """Log in by JSON and keep the tokens."""
+        response = self.post("/auth/login", {"email": email, "password": password, **fields})
+        assert response.status_code == 200, response.content
+        data = response.json()["data"]
+        self.access_token, self.refresh_token = data.get("access_token"), data.get("refresh_token")
+        return response
+
+    def refresh(self, token: str | None = None, **fields: Any) -> Any:
+        return self.post("/auth/refresh", {"refresh_token": token or self.refresh_token, **fields})
+
+    def refreshed(self) -> str:
+        """Refresh, keep the tokens, return the refresh token."""
+        response = self.refresh()
+        assert response.status_code == 200, response.content
+        data = response.json()["data"]
+        self.access_token, self.refresh_token = data["access_token"], data["refresh_token"]
+        return data["refresh_token"]  # type: ignore[no-any-return]
+
+
+class Authenticator:
+    """An authenticator app that is not ours: pyotp, with the secret of an enrolment."""
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+
+    def code(self, steps: int = 0) -> str:
+        """Return what the app shows now, or some steps of 30 seconds from now."""
+        return pyotp.TOTP(self.secret).at(time.time() + 30 * steps)
+
+    def wrong(self) -> str:
+        """Return six digits that no step near this one has."""
+        shown = {self.code(steps) for steps in range(-3, 4)}
+        return next(digits for digits in map("{:06d}".format, range(10)) if digits not in shown)
+
+
+def enrol(api: Api, password: str | None = PASSWORD) -> tuple[Authenticator, list[str]]:
+    """Set up the second factor of whom the client is signed in as; return the app and the recovery codes.
+
+    The code of the current step is spent by that.
+    """
+    secret = api.post("/auth/tfa/generate", {"password": password}).json()["data"]["secret"]
+    app = Authenticator(secret)
+    response = api.post("/auth/tfa/enable", {"secret": secret, "otp": app.code()})
+    assert response.status_code == 200, response.content
+    return app, response.json()["data"]["recovery_codes"]
+
+
+def make_user(email: str | None = None, password: str | None = PASSWORD, **fields: Any) -> Any:
+    """Create a user of whichever model the variant has."""
+    model = get_user_model()
+    number = next(_numbers)
+    email = email if email is not None else f"user{number}@example.com"
+    if model.USERNAME_FIELD != "email":
+        fields.setdefault("username", f"user{number}")
+    user = model(email=email, **fields)
+    user.set_password(password)
+    user.save()
+    return user
+
+
+def code_of(response: Any) -> str:
+    """Return the code of the only error of an answer, checking the envelope."""
+    body = response.json()
+    assert set(body) == {"errors"}, body
+    (error,) = body["errors"]
+    assert set(error) == {"message", "extensions"}
+    assert isinstance(error["message"], str)
+    return str(error["extensions"]["code"])
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache() -> Iterator[None]:
+    cache.clear()
+    yield
+    cache.clear()
+
+
+@pytest.fixture(autouse=True)
+def _language_of_the_host() -> Iterator[None]:
+    """The language of a request stays with the thread, which a server leaves to the next request."""
+    yield
+    translation.deactivate()
+
+
+@pytest.fixture
+def clock() -> Iterator[Any]:
+    """Stop the clock at NOW; `clock.shift(seconds)` moves it."""
+    with time_machine.travel(NOW, tick=False) as moved:
+        yield moved
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api()
+
+
+@pytest.fixture
+def user(db: None) -> Any:
+    return make_user()
+
+
+@pytest.fixture
+def signed_in(user: Any, api: Api) -> Api:
+    api.login(user.email)
+    return api
+
+
+@pytest.fixture
+def provider(settings: Any) -> Iterator[Any]:
+    """A provider in a thread, at an address that is not public, without TLS: as in DEBUG."""
+    from tests.providers import Provider
+
+    settings.DEBUG = True
+    settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "OAUTH_PRIVATE_HOSTS": ["127.0.0.1"]}
+    running = Provider()
+    yield running
+    running.stop()

@@ -1,0 +1,17 @@
+"""A host's own admin of its user model; Django's brings its own."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from tests.hostapp.models import Note, User
+
+
+@admin.register(User)
+class UserAdmin(admin.ModelAdmin):
+    fields = ("email", "is_active", "is_staff", "groups", "user_permissions")
+    list_display = ("email", "is_active")
+    search_fields = ("email",)
+
+
+admin.site.register(Note)
