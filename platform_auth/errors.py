@@ -1,0 +1,329 @@
+"""Every refusal that a client can tell apart, and the one place that renders them.
+
+PlatformAuthError
+    InvalidPayload              400  a field is missing or malformed
+    FailedValidation            400  the password rules refused
+    InvalidCredentials          401  who you say you are could not be shown
+    InvalidOTP                  401  the one-time password is missing or wrong
+    UserSuspended               401  the user is no longer active
+    TokenRefused
+        TokenExpired            401  an access or reset token past its time
+        InvalidToken            401  an access or reset token that is not good
+    Forbidden                   403  not allowed, or a cookie used from another origin
+    TFARequired                 403  a second factor must be set up first
+    InvalidProvider             403  this provider log-in belongs to no account
+    RouteNotFound               404
+    MethodNotAllowed            405
+    ContentTooLarge             413
+    UnsupportedMediaType        415
+    RequestsExceeded            429
+    InternalServerError         500
+    ServiceUnavailable          503  an identity provider or the database cannot be reached
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
+from django.db import InterfaceError, OperationalError
+from django.http import Http404
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+from rest_framework import exceptions as drf
+
+if TYPE_CHECKING:
+    from rest_framework.response import Response
+
+logger = logging.getLogger("platform_auth")
+
+Entry = dict[str, Any]
+"""One error as the client sees it: {"message": str, "extensions": {"code": str, ...}}."""
+
+
+class PlatformAuthError(drf.APIException):
+    """A refusal. Never raised itself: each subclass is one answer of the contract."""
+
+    code: ClassVar[str]
+    message: ClassVar[str | Promise]
+    auth_header: str | None = None
+    """The value of WWW-Authenticate, where the answer carries one."""
+    session_over: bool = False
+    """True when the session whose token was presented is over for certain, so that its cookies may be cleared."""
+
+    def __init__(self, message: str | Promise | None = None, **extensions: Any) -> None:
+        super().__init__(detail=str(message or self.message), code=self.code)
+        self.text = message or self.message
+        self.extensions = extensions
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The errors of this refusal, one or several."""
+        return [{"message": str(self.text), "extensions": {"code": self.code, **self.extensions}}]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": self.auth_header} if self.auth_header else {}
+
+
+class InvalidPayload(PlatformAuthError):
+    """A field of the request is missing or malformed; `field` names it, `reason` says what is wrong."""
+
+    status_code = 400
+    code = "INVALID_PAYLOAD"
+    message = _("The request is not valid.")
+
+    def __init__(
+        self, reason: str | Promise, *, field: str | None = None, others: Iterable[InvalidPayload] = ()
+    ) -> None:
+        where = {"field": field} if field else {}
+        text = _('"%(field)s": %(reason)s') % {"field": field, "reason": reason} if field else reason
+        super().__init__(text, **where, reason=str(reason))
+        self.others = tuple(others)
+
+    @classmethod
+    def of_fields(cls, reasons: Iterable[tuple[str, str]]) -> InvalidPayload:
+        """Make one refusal of several (field, reason) pairs; at least one."""
+        first, *others = (cls(reason, field=field) for field, reason in reasons)
+        first.others = tuple(others)
+        return first
+
+    @property
+    def entries(self) -> list[Entry]:
+        return super().entries + [entry for error in self.others for entry in error.entries]
+
+
+class FailedValidation(PlatformAuthError):
+    """The host's password validators refused: one entry per broken rule. The value is never echoed."""
+
+    status_code = 400
+    code = "FAILED_VALIDATION"
+    message = _("The password does not follow the rules.")
+
+    def __init__(self, broken: Iterable[tuple[str, str]]) -> None:
+        super().__init__()
+        self.broken = list(broken)
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [
+            {"message": message, "extensions": {"code": self.code, "field": "password", "type": kind}}
+            for kind, message in self.broken
+        ]
+
+
+class InvalidCredentials(PlatformAuthError):
+    """Wrong password, no such account, a refresh token that is not good: one answer for all."""
+
+    status_code = 401
+    code = "INVALID_CREDENTIALS"
+    message = _("Invalid user credentials.")
+
+    def __init__(self, *, session_over: bool = False, challenge: bool = False) -> None:
+        super().__init__()
+        self.session_over = session_over
+        if challenge:
+            self.auth_header = "Bearer"
+
+
+class InvalidOTP(PlatformAuthError):
+    """The password was right; the one-time password is missing or wrong."""
+
+    status_code = 401
+    code = "INVALID_OTP"
+    message = _("The one-time password is missing or wrong.")
+
+
+class UserSuspended(PlatformAuthError):
+    """A refresh by a user who is no longer active; their sessions are over."""
+
+    status_code = 401
+    code = "USER_SUSPENDED"
+    message = _("This user is not active.")
+    session_over = True
+
+
+class TokenRefused(PlatformAuthError):
+    """An access or reset token that does not do. Never raised itself."""
+
+    status_code = 401
+    code = "INVALID_TOKEN"
+    message = _("The token is not valid.")
+
+    def __init__(self, *, challenge: bool = False) -> None:
+        super().__init__()
+        if challenge:
+            self.auth_header = 'Bearer error="invalid_token"'
+
+
+class TokenExpired(TokenRefused):
+    """An access or reset token past its time."""
+
+    code = "TOKEN_EXPIRED"
+    message = _("The token has expired.")
+
+
+class InvalidToken(TokenRefused):
+    """An access or reset token that is not ours, altered, used, superseded, or whose session or user is gone."""
+
+
+class Forbidden(PlatformAuthError):
+    """Authenticated but not allowed, or a cookie used from another origin."""
+
+    status_code = 403
+    code = "FORBIDDEN"
+    message = _("You are not allowed to do this.")
+
+
+class TFARequired(PlatformAuthError):
+    """A policy asks this user for a second factor and there is none yet."""
+
+    status_code = 403
+    code = "TFA_REQUIRED"
+    message = _("Set up a second factor first.")
+
+
+class InvalidProvider(PlatformAuthError):
+    """A provider log-in without an account that it may open."""
+
+    status_code = 403
+    code = "INVALID_PROVIDER"
+    message = _("This provider account cannot be used to log in here.")
+
+
+class RouteNotFound(PlatformAuthError):
+    """There is nothing here, or nothing of the caller's."""
+
+    status_code = 404
+    code = "ROUTE_NOT_FOUND"
+    message = _("There is nothing at this address.")
+
+
+class MethodNotAllowed(PlatformAuthError):
+    """The endpoint does not offer this method."""
+
+    status_code = 405
+    code = "METHOD_NOT_ALLOWED"
+    message = _("This method is not allowed here.")
+
+
+class ContentTooLarge(PlatformAuthError):
+    """The request body is over 64 KiB."""
+
+    status_code = 413
+    code = "CONTENT_TOO_LARGE"
+    message = _("The request body is too large.")
+
+
+class UnsupportedMediaType(PlatformAuthError):
+    """The request body is not what the endpoint reads."""
+
+    status_code = 415
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    message = _("Send the request body as application/json in UTF-8.")
+
+
+class RequestsExceeded(PlatformAuthError):
+    """Too often; `retry_after` is in whole seconds."""
+
+    status_code = 429
+    code = "REQUESTS_EXCEEDED"
+    message = _("Too many requests.")
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(retry_after=max(1, retry_after))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.extensions["retry_after"])}
+
+
+class InternalServerError(PlatformAuthError):
+    """Something is broken here; the log has the details."""
+
+    status_code = 500
+    code = "INTERNAL_SERVER_ERROR"
+    message = _("An unexpected error occurred.")
+
+
+class ServiceUnavailable(PlatformAuthError):
+    """An identity provider or the database cannot be reached; nothing of the user's was consumed."""
+
+    status_code = 503
+    code = "SERVICE_UNAVAILABLE"
+    message = _("The service is not available at the moment.")
+
+
+def translate(exc: Exception) -> PlatformAuthError | None:
+    """Return the refusal of the contract that an exception stands for, or None for a broken program."""
+    match exc:
+        case PlatformAuthError():
+            return exc
+        case drf.NotAuthenticated() | drf.AuthenticationFailed():
+            return InvalidCredentials(challenge=True)
+        case drf.PermissionDenied() | PermissionDenied():
+            return Forbidden()
+        case drf.NotFound() | Http404():
+            return RouteNotFound()
+        case drf.MethodNotAllowed():
+            return MethodNotAllowed()
+        case drf.UnsupportedMediaType():
+            return UnsupportedMediaType()
+        case drf.Throttled():
+            return RequestsExceeded(int(getattr(exc, "wait", None) or 1) + 1)
+        case drf.ValidationError():
+            return InvalidPayload.of_fields(_reasons(exc.detail))
+        case drf.ParseError() | SuspiciousOperation() | BadRequest():
+            return InvalidPayload(_("The request could not be read."))
+        case OperationalError() | InterfaceError():
+            logger.error("the database did not answer", exc_info=exc)
+            return ServiceUnavailable()
+        case _:
+            return None
+
+
+def render(error: PlatformAuthError) -> Response:
+    """Put a refusal into the envelope."""
+    # Imported when used: the capabilities import this module, and they know no responses.
+    from rest_framework.response import Response
+
+    return Response({"errors": error.entries}, status=error.status_code, headers=error.headers)
+
+
+def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
+    """Answer a host's own views in the same envelope (DRF's EXCEPTION_HANDLER).
+
+    Exceptions that are no refusal go on to Django; DRF's own of other statuses keep their status and text.
+    """
+    from rest_framework.response import Response
+    from rest_framework.views import set_rollback
+
+    error = translate(exc)
+    if error is None:
+        if not isinstance(exc, drf.APIException):
+            return None
+        entries = [{"message": str(exc.detail), "extensions": {"code": exc.default_code.upper()}}]
+        set_rollback()
+        return Response({"errors": entries}, status=exc.status_code)
+    response = render(error)
+    if isinstance(exc, drf.MethodNotAllowed) and (view := context.get("view")):
+        response.headers["Allow"] = ", ".join(view.allowed_methods)
+    set_rollback()
+    return response
+
+
+def _reasons(detail: Any, field: str = "") -> list[tuple[str, str]]:
+    """Flatten the nested lists and dicts of a DRF ValidationError into (field, reason) pairs."""
+    if isinstance(detail, dict):
+        pairs = [
+            pair
+            for key, value in detail.items()
+            for pair in _reasons(value, f"{field}.{key}" if field else str(key))
+        ]
+    elif isinstance(detail, list):
+        pairs = [pair for value in detail for pair in _reasons(value, field)]
+    else:
+        pairs = [(field, str(detail))]
+    return pairs or [(field, str(_("This value is not valid.")))]

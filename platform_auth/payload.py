@@ -1,0 +1,135 @@
+"""The request body: its size, its media type, its JSON, its shape; refused before anything is done with it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+from urllib.parse import parse_qsl
+
+from django.http import HttpRequest, QueryDict
+from django.utils.translation import gettext as _
+from django.views.decorators.debug import sensitive_variables
+from rest_framework.serializers import Serializer
+
+from . import errors
+
+MAX_BYTES = 64 * 1024
+
+
+@sensitive_variables()
+def read(request: HttpRequest, shape: type[Serializer[Any]]) -> dict[str, Any]:
+    """Return the body as the validated fields of a shape; keys that were not sent stay absent.
+
+    Raises ContentTooLarge, UnsupportedMediaType, or InvalidPayload with one entry for each field that is wrong.
+    """
+    return _validated(shape(data=_object(read_bytes(request), request)))
+
+
+@sensitive_variables()
+def _validated(serializer: Serializer[Any]) -> dict[str, Any]:
+    if not serializer.is_valid():
+        raise errors.InvalidPayload.of_fields(
+            (field, str(reason)) for field, reasons in serializer.errors.items() for reason in reasons
+        )
+    return dict(serializer.validated_data)
+
+
+def read_query(request: HttpRequest, shape: type[Serializer[Any]]) -> dict[str, Any]:
+    """Return the query as the validated fields of a shape. Raises InvalidPayload, also for a field that came twice."""
+    repeated = [name for name in shape().fields if len(request.GET.getlist(str(name))) > 1]
+    if repeated:
+        raise errors.InvalidPayload.of_fields((str(name), _("Send this once.")) for name in repeated)
+    return _validated(shape(data=request.GET.dict()))
+
+
+def take_query(request: HttpRequest) -> QueryDict:
+    """Return the query and take it out of the request, so that no log or error report of the request repeats it."""
+    query = request.GET
+    request.GET = QueryDict()
+    request.META["QUERY_STRING"] = ""
+    return query
+
+
+def read_form(request: HttpRequest) -> QueryDict:
+    """Return a form-encoded body. Raises ContentTooLarge, UnsupportedMediaType."""
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise errors.UnsupportedMediaType(_("Send this form as a browser does."))
+    return QueryDict(read_bytes(request), encoding="utf-8")
+
+
+@sensitive_variables()
+def form_of(request: HttpRequest) -> dict[str, str]:
+    """Return the fields of a form-encoded body, at most 64 KiB of UTF-8, each once.
+
+    Raises ContentTooLarge, UnsupportedMediaType or InvalidPayload.
+    """
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise errors.UnsupportedMediaType(_("Send this form as a browser does."))
+    try:
+        text = read_bytes(request).decode("ascii")
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=50)
+        return _without_repeats(pairs)
+    except ValueError:
+        raise errors.InvalidPayload(_("The form could not be read.")) from None
+
+
+@sensitive_variables()
+def validate(fields: dict[str, Any], shape: type[Serializer[Any]]) -> dict[str, Any]:
+    """Return fields that came by another way than JSON as the validated ones of a shape. Raises InvalidPayload."""
+    return _validated(shape(data=fields))
+
+
+def read_bytes(request: HttpRequest) -> bytes:
+    """Return the raw body, at most 64 KiB. Raises ContentTooLarge before more than that is read."""
+    if _announced(request) > MAX_BYTES:
+        raise errors.ContentTooLarge
+    if hasattr(request, "_body"):
+        body = request.body
+    else:
+        try:
+            body = request.read(MAX_BYTES + 1)
+        except OSError:
+            raise errors.InvalidPayload(_("The request body broke off.")) from None
+    if len(body) > MAX_BYTES:
+        raise errors.ContentTooLarge
+    return body
+
+
+def _announced(request: HttpRequest) -> int:
+    """Return the length that the request says its body has; 0 for none, as Django reads none then."""
+    try:
+        return int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        return 0
+
+
+@sensitive_variables()
+def _object(body: bytes, request: HttpRequest) -> dict[str, Any]:
+    if not body:
+        return {}
+    charset = (request.content_params or {}).get("charset", "utf-8")
+    if request.content_type != "application/json" or charset.strip("\"'").lower() not in ("utf-8", "utf8"):
+        raise errors.UnsupportedMediaType
+    try:
+        text = body.decode("utf-8")
+        parsed = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise errors.InvalidPayload(_("The request body is not valid JSON in UTF-8.")) from None
+    if not isinstance(parsed, dict):
+        raise errors.InvalidPayload(_("The request body must be a JSON object."))
+    return parsed
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        ((repeated, _times),) = Counter(name for name, _value in pairs).most_common(1)
+        raise errors.InvalidPayload(
+            _("Send this once."), field=repeated.encode(errors="replace").decode()[:64]
+        )
+    return keys
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)
