@@ -1,0 +1,62 @@
+"""Secrets at rest: seal(purpose, text) and unseal.
+
+Fernet (AES-128-CBC with HMAC-SHA256) under a key that HKDF derives for each purpose from ENCRYPTION_KEYS, newest
+first. The purpose names the row and the field, so a ciphertext that is moved to another row does not open.
+"""
+
+from __future__ import annotations
+
+import base64
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.core.exceptions import ImproperlyConfigured
+from django.views.decorators.debug import sensitive_variables
+
+from .conf import conf, derive_key
+
+_VERSION = "v1."
+
+
+class SealBroken(ImproperlyConfigured):
+    """A sealed secret does not open: its key is gone from the settings, or it was altered or moved."""
+
+
+def _fernet(purpose: str) -> MultiFernet:
+    keys = [derive_key(secret, label=f"seal:{purpose}") for secret in conf.ENCRYPTION_KEYS]
+    return MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in keys])
+
+
+@sensitive_variables()
+def seal(purpose: str, text: str) -> str:
+    """Encrypt a text for one purpose (such as "totp:42") under the newest key."""
+    return _VERSION + _fernet(purpose).encrypt(text.encode()).decode()
+
+
+@sensitive_variables()
+def unseal(purpose: str, sealed: str, *, max_age: int | None = None) -> str:
+    """Decrypt what `seal` made for the same purpose, at most `max_age` seconds ago. Raises SealBroken."""
+    try:
+        if not sealed.startswith(_VERSION):
+            raise InvalidToken
+        return _fernet(purpose).decrypt(sealed.removeprefix(_VERSION).encode(), ttl=max_age).decode()
+    except (InvalidToken, UnicodeError):
+        raise SealBroken(
+            f"The secret sealed for {purpose!r} does not open: put the key that sealed it back into "
+            'PLATFORM_AUTH["ENCRYPTION_KEYS"] (or SECRET_KEY_FALLBACKS), or enter the secret again.'
+        ) from None
+
+
+@sensitive_variables()
+def reseal(purpose: str, sealed: str) -> str:
+    """Encrypt again under the newest key. Raises SealBroken."""
+    return seal(purpose, unseal(purpose, sealed))
+
+
+def is_current(purpose: str, sealed: str) -> bool:
+    """Return whether a secret is sealed under the newest key."""
+    key = derive_key(conf.ENCRYPTION_KEYS[0], label=f"seal:{purpose}")
+    try:
+        Fernet(base64.urlsafe_b64encode(key)).decrypt(sealed.removeprefix(_VERSION).encode())
+    except (InvalidToken, UnicodeError):
+        return False
+    return True
