@@ -1,0 +1,646 @@
+"""The rows: sessions, reset tokens, factors, providers, identities, counters, events.
+
+Queries have names on the querysets. Nothing here reads a setting: callers pass times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from datetime import datetime
+from typing import Any, ClassVar, NoReturn, Protocol
+
+from django.conf import settings
+from django.contrib.auth.models import Group
+from django.core.validators import RegexValidator
+from django.db import connections, models, router
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
+from django.views.decorators.debug import sensitive_variables
+from django_otp.models import Device
+
+from . import sealing, totp
+
+
+class PrimaryManager(models.Manager[Any]):
+    """Asks the database that is written to: a lagging replica must not bring a spent token back to life."""
+
+    def get_queryset(self) -> models.QuerySet[Any]:
+        return super().get_queryset().using(self._db or router.db_for_write(self.model))
+
+
+class Mode(models.TextChoices):
+    """Where the refresh token travels. In this order a session may move, never back."""
+
+    JSON = "json", "json"
+    COOKIE = "cookie", "cookie"
+    SESSION = "session", "session"
+
+    @property
+    def rank(self) -> int:
+        return list(Mode).index(self)
+
+
+class RefreshSessionQuerySet(models.QuerySet["RefreshSession"]):
+    """Questions about sessions."""
+
+    def live(self, *, now: datetime) -> RefreshSessionQuerySet:
+        """Return the sessions whose time is not over."""
+        return self.filter(expires_at__gt=now)
+
+    def with_user(self) -> RefreshSessionQuerySet:
+        return self.select_related("user")
+
+    def expired(self, *, now: datetime) -> RefreshSessionQuerySet:
+        return self.filter(expires_at__lte=now)
+
+    def take(self, **lookup: uuid.UUID) -> RefreshSession | None:
+        """Delete the one session of a unique field and return it; None where somebody was first.
+
+        One statement (DELETE ... RETURNING) where the database has it: PostgreSQL, SQLite, MariaDB. Elsewhere two,
+        of which the row count of the second decides.
+        """
+        ((name, value),) = lookup.items()
+        connection = connections[self.db]
+        field: Any = self.model._meta.get_field(name)
+        if connection.features.can_return_rows_from_bulk_insert and connection.vendor != "oracle":
+            quote = connection.ops.quote_name
+            sql = (
+                f"DELETE FROM {quote(self.model._meta.db_table)} WHERE {quote(field.column)} = %s RETURNING *"  # noqa: S608
+            )
+            taken = list(self.raw(sql, [field.get_db_prep_value(value, connection)]))
+            return taken[0] if taken else None
+        session = self.filter(**{name: value}).first()
+        if session is None or not self.filter(**{name: value}).delete()[0]:
+            return None
+        return session
+
+
+class RefreshSession(models.Model):
+    """One log-in, from opening to end: one row, for ever. Deleting it revokes every token of it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.CASCADE,
+        verbose_name=_("user"),
+        related_name="platform_auth_sessions",
+    )
+    # Names the session inside its refresh tokens. Neither shown nor dumped, like what follows it.
+    key = models.UUIDField(unique=True, default=uuid.uuid4, editable=False, serialize=False)
+    digest = models.CharField(max_length=64, editable=False, serialize=False)
+    salt = models.CharField(max_length=32, editable=False, serialize=False, default="", blank=True)
+    mode = models.CharField(
+        pgettext_lazy("authentication", "mode"), max_length=7, choices=Mode.choices, default=Mode.JSON
+    )
+    amr = models.CharField(
+        _("authentication methods"),
+        max_length=255,
+        blank=True,
+        help_text=_("How the user was authenticated, separated by blanks (RFC 8176)."),
+    )
+    provider = models.CharField(_("provider"), max_length=64, blank=True)
+    tfa_required = models.BooleanField(
+        _("must set up a second factor"),
+        default=False,
+        help_text=_("Until then the session opens nothing but the endpoints to set it up."),
+    )
+    created_at = models.DateTimeField(_("logged in at"), default=timezone.now)
+    rotated_at = models.DateTimeField(_("refreshed at"), default=timezone.now)
+    expires_at = models.DateTimeField(_("expires at"))
+    ip_address = models.GenericIPAddressField(
+        pgettext_lazy("authentication", "address"), null=True, blank=True
+    )
+    user_agent = models.CharField(_("user agent"), max_length=512, blank=True)
+
+    objects = PrimaryManager.from_queryset(RefreshSessionQuerySet)()
+
+    class Meta:
+        verbose_name = _("session")
+        verbose_name_plural = _("sessions")
+        ordering: ClassVar[list[str]] = ["-created_at"]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["expires_at"], name="platform_auth_session_expires"),
+            models.Index(fields=["-created_at"], name="platform_auth_session_created"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def methods(self) -> list[str]:
+        """The `amr` claim."""
+        return self.amr.split()
+
+    def is_live(self, *, now: datetime) -> bool:
+        return self.expires_at > now
+
+
+class PasswordResetToken(models.Model):
+    """A reset link that is still good. Deleting it spends the token: one caller sees the row count 1."""
+
+    # The `jti` of the JWT; the JWT itself is nowhere.
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.CASCADE,
+        verbose_name=_("user"),
+        related_name="platform_auth_reset_tokens",
+    )
+    # An HMAC over the e-mail address and the password hash at the time of the request.
+    fingerprint = models.CharField(max_length=64, editable=False, serialize=False)
+    created_at = models.DateTimeField(_("requested at"), default=timezone.now)
+    expires_at = models.DateTimeField(_("expires at"))
+    ip_address = models.GenericIPAddressField(
+        pgettext_lazy("authentication", "address"), null=True, blank=True
+    )
+
+    objects = PrimaryManager()
+
+    class Meta:
+        verbose_name = _("password reset link")
+        verbose_name_plural = _("password reset links")
+        ordering: ClassVar[list[str]] = ["-created_at"]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["expires_at"], name="platform_auth_reset_expires"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class AttemptGuard(Protocol):
+    """Counts what comes through django-otp's own forms, such as those of its admin site."""
+
+    def allows(self, factor: TOTPFactor) -> bool:
+        """Take one attempt; False when there is none left."""
+
+    def settle(self, factor: TOTPFactor, *, accepted: bool) -> None:
+        """Give the attempt back if the code was accepted, else record it."""
+
+
+class TOTPFactor(Device):
+    """A user's confirmed authenticator (RFC 6238). One a user; the secret is sealed for that user alone."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL,
+        models.CASCADE,
+        verbose_name=_("user"),
+        related_name="platform_auth_factor",
+        help_text=_("The user that this factor belongs to."),
+    )
+    sealed_secret = models.TextField(editable=False)
+    # The last time step whose code was accepted: each step passes once.
+    last_step = models.BigIntegerField(editable=False, default=-1)
+    created_at = models.DateTimeField(_("enabled at"), default=timezone.now)
+    last_used_at = models.DateTimeField(_("last used at"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("second factor")
+        verbose_name_plural = _("second factors")
+
+    # Set by `factors`. Not a setting: without it django-otp's forms are refused, never let through uncounted.
+    guard: ClassVar[AttemptGuard | None] = None
+    _is_guarded = False
+
+    def __str__(self) -> str:
+        return str(_("Authenticator app"))
+
+    @property
+    def seal_purpose(self) -> str:
+        return f"totp:{self.user_id}"
+
+    @sensitive_variables()
+    def set_secret(self, raw_secret: str) -> None:
+        self.sealed_secret = sealing.seal(self.seal_purpose, raw_secret)
+
+    @property
+    def secret(self) -> str:
+        """The secret in clear, as base32. Raises sealing.SealBroken."""
+        return sealing.unseal(self.seal_purpose, self.sealed_secret)
+
+    def verify_is_allowed(self) -> tuple[bool, dict[str, Any] | None]:
+        """Count an attempt through django-otp's forms, which ask this before `verify_token`."""
+        if self.guard is None or not self.guard.allows(self):
+            return False, {"error_message": _("Too many requests.")}
+        self._is_guarded = True
+        return True, None
+
+    @sensitive_variables()
+    def verify_token(self, token: str) -> bool:
+        """Accept a code of the current time step or a neighbour, each step once (RFC 6238, 5.2).
+
+        Called under the row's lock by `django_otp.verify_token`. The conditional UPDATE decides where there are
+        no such locks: whoever changes the row has spent the step, and every step before it.
+        """
+        accepted = self._spend(token)
+        if self._is_guarded and self.guard is not None:
+            self._is_guarded = False
+            self.guard.settle(self, accepted=accepted)
+        return accepted
+
+    def _spend(self, code: str) -> bool:
+        now = timezone.now()
+        step = totp.matching_step(self.secret, code, at=now.timestamp())
+        if step is None:
+            return False
+        rows = type(self).objects.filter(pk=self.pk, confirmed=True, last_step__lt=step)
+        if not rows.update(last_step=step, last_used_at=now):
+            return False
+        self.last_step, self.last_used_at = step, now
+        return True
+
+
+class PendingFactor(models.Model):
+    """A secret that `generate` gave to a session and that no code has confirmed. It turns nothing on."""
+
+    # No foreign key: a session that ends takes nothing along that matters, and rows expire by themselves.
+    session_id = models.UUIDField(primary_key=True, editable=False)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    sealed_secret = models.TextField(editable=False)
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("unconfirmed factor")
+        verbose_name_plural = _("unconfirmed factors")
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["expires_at"], name="platform_auth_pending_expires"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.session_id)
+
+    @property
+    def seal_purpose(self) -> str:
+        return f"totp-pending:{self.session_id}"
+
+    @sensitive_variables()
+    def set_secret(self, raw_secret: str) -> None:
+        self.sealed_secret = sealing.seal(self.seal_purpose, raw_secret)
+
+    @property
+    def secret(self) -> str:
+        """The secret in clear, as base32. Raises sealing.SealBroken."""
+        return sealing.unseal(self.seal_purpose, self.sealed_secret)
+
+
+class RecoveryCode(models.Model):
+    """A recovery code that is still good, as a digest. Deleting it spends it."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.CASCADE,
+        verbose_name=_("user"),
+        related_name="platform_auth_recovery_codes",
+    )
+    digest = models.CharField(max_length=64, editable=False, serialize=False)
+    created_at = models.DateTimeField(_("created at"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("recovery code")
+        verbose_name_plural = _("recovery codes")
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["user", "digest"], name="platform_auth_recovery_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"#{self.pk}"
+
+
+class OAuthProviderQuerySet(models.QuerySet["OAuthProvider"]):
+    """Questions about providers."""
+
+    def enabled(self) -> OAuthProviderQuerySet:
+        return self.filter(enabled=True)
+
+
+class OAuthProvider(models.Model):
+    """An identity provider that an admin configured."""
+
+    KEY_SHAPE = re.compile(r"^[a-z0-9][a-z0-9_-]*\Z")
+
+    class Kind(models.TextChoices):
+        OIDC = "oidc", _("OpenID Connect (by discovery)")
+        GITHUB = "github", "GitHub"
+        GOOGLE = "google", "Google"
+        FACEBOOK = "facebook", "Facebook"
+        MICROSOFT = "microsoft", _("Microsoft (one tenant)")
+        GITLAB = "gitlab", "GitLab"
+        APPLE = "apple", "Apple"
+        DISCORD = "discord", "Discord"
+        LINKEDIN = "linkedin", "LinkedIn"
+        SLACK = "slack", "Slack"
+        OAUTH2 = "oauth2", _("OAuth 2.0 (by its URLs)")
+
+    class EmailLinking(models.TextChoices):
+        NEVER = "never", _("Never")
+        PROVEN = "proven", _("Yes: this site has proven its users' addresses")
+        UNPROVEN = (
+            "unproven",
+            _("Yes, but they are not proven: linking removes the local password and ends the sessions"),
+        )
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    key = models.CharField(
+        pgettext_lazy("OAuth provider", "key"),
+        max_length=64,
+        unique=True,
+        validators=[
+            RegexValidator(KEY_SHAPE.pattern, _("Use lower-case letters, digits, hyphens and underscores."))
+        ],
+        help_text=_("Names the provider in URLs such as /auth/oauth/example."),
+    )
+    label = models.CharField(
+        pgettext_lazy("OAuth provider", "label"),
+        max_length=100,
+        help_text=_("What users read on the button."),
+    )
+    kind = models.CharField(pgettext_lazy("OAuth provider", "kind"), max_length=16, choices=Kind.choices)
+    icon = models.CharField(
+        pgettext_lazy("OAuth provider", "icon"),
+        max_length=200,
+        blank=True,
+        help_text=_("A name or URL for the host's log-in page."),
+    )
+    order = models.PositiveSmallIntegerField(pgettext_lazy("OAuth provider", "order"), default=0)
+    enabled = models.BooleanField(pgettext_lazy("OAuth provider", "enabled"), default=False)
+
+    client_id = models.CharField(_("client ID"), max_length=512)
+    sealed_secret = models.TextField(editable=False, blank=True, default="")
+    scopes = models.CharField(
+        _("scopes"),
+        max_length=512,
+        blank=True,
+        help_text=_("Separated by blanks, beside those that the kind asks for by itself."),
+    )
+    issuer = models.CharField(
+        pgettext_lazy("OAuth provider", "issuer"),
+        max_length=512,
+        blank=True,
+        help_text=_(
+            "OpenID Connect: exactly as the discovery document says it, trailing slash included. GitLab: its URL."
+        ),
+    )
+    tenant = models.CharField(
+        pgettext_lazy("OAuth provider", "tenant"),
+        max_length=128,
+        blank=True,
+        help_text=_("Microsoft: the tenant's ID."),
+    )
+    team_id = models.CharField(_("team ID"), max_length=64, blank=True, help_text=_("Apple."))
+    key_id = models.CharField(_("key ID"), max_length=64, blank=True, help_text=_("Apple."))
+    sealed_private_key = models.TextField(editable=False, blank=True, default="")
+    authorization_url = models.CharField(_("authorization URL"), max_length=512, blank=True)
+    token_url = models.CharField(_("token URL"), max_length=512, blank=True)
+    userinfo_url = models.CharField(_("user info URL"), max_length=512, blank=True)
+    id_field = models.CharField(_("ID field"), max_length=64, blank=True, default="id")
+    email_field = models.CharField(_("e-mail field"), max_length=64, blank=True, default="email")
+    email_verified_field = models.CharField(
+        _("e-mail verified field"),
+        max_length=64,
+        blank=True,
+        help_text=_("Empty: addresses of this provider count as not verified."),
+    )
+
+    may_create_users = models.BooleanField(_("may create users"), default=False)
+    groups = models.ManyToManyField(
+        Group,
+        blank=True,
+        verbose_name=_("groups"),
+        related_name="+",
+        help_text=_("What new users of this provider belong to."),
+    )
+    email_linking = models.CharField(
+        _("link to an existing account by a verified e-mail address"),
+        max_length=8,
+        choices=EmailLinking.choices,
+        default=EmailLinking.NEVER,
+    )
+    allowed_domains = models.CharField(
+        _("allowed e-mail domains"),
+        max_length=1000,
+        blank=True,
+        help_text=_("Separated by blanks; empty: all."),
+    )
+
+    tested_at = models.DateTimeField(_("tested at"), null=True, blank=True, editable=False)
+    test_result = models.TextField(_("test result"), blank=True, default="", editable=False)
+    created_at = models.DateTimeField(_("created at"), default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(_("changed at"), auto_now=True)
+
+    objects = OAuthProviderQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("OAuth provider")
+        verbose_name_plural = _("OAuth providers")
+        permissions: ClassVar[Any] = [
+            ("change_provider_secrets", "Can change whom an OAuth provider talks to and lets in"),
+        ]
+        ordering: ClassVar[list[str]] = ["order", "key"]
+
+    def __str__(self) -> str:
+        return self.label or self.key
+
+    @property
+    def client_secret(self) -> str:
+        """The client secret in clear; stored sealed for this row alone. Raises sealing.SealBroken."""
+        return self._unsealed("client_secret", self.sealed_secret)
+
+    @client_secret.setter
+    @sensitive_variables()
+    def client_secret(self, raw_secret: str) -> None:
+        self.sealed_secret = self._sealed("client_secret", raw_secret)
+
+    @property
+    def private_key(self) -> str:
+        """Apple's private key (PEM) in clear; stored sealed for this row alone. Raises sealing.SealBroken."""
+        return self._unsealed("private_key", self.sealed_private_key)
+
+    @private_key.setter
+    @sensitive_variables()
+    def private_key(self, raw_key: str) -> None:
+        self.sealed_private_key = self._sealed("private_key", raw_key)
+
+    def seal_purpose(self, name: str) -> str:
+        """Return what one of the row's two secrets is sealed for."""
+        return f"provider:{self.id}:{name}"
+
+    @sensitive_variables()
+    def _sealed(self, name: str, raw: str) -> str:
+        return sealing.seal(self.seal_purpose(name), raw) if raw else ""
+
+    @sensitive_variables()
+    def _unsealed(self, name: str, sealed: str) -> str:
+        return sealing.unseal(self.seal_purpose(name), sealed) if sealed else ""
+
+
+class OAuthIdentity(models.Model):
+    """A provider account that logs one user in. Found by provider, issuer and subject, never by e-mail."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.CASCADE,
+        verbose_name=_("user"),
+        related_name="platform_auth_identities",
+    )
+    provider = models.ForeignKey(
+        OAuthProvider, models.CASCADE, verbose_name=_("provider"), related_name="identities"
+    )
+    issuer = models.CharField(pgettext_lazy("OAuth provider", "issuer"), max_length=512, blank=True)
+    subject = models.CharField(pgettext_lazy("OAuth provider", "subject"), max_length=255)
+    # SHA-256 over issuer and subject: exact on databases that compare text without regard to case.
+    subject_digest = models.CharField(max_length=64, editable=False)
+    email = models.CharField(_("e-mail address at the provider"), max_length=254, blank=True)
+    # The account was created by it, on an address that nobody had verified: it goes when the address's owner comes.
+    founded_on_unverified_email = models.BooleanField(default=False, editable=False)
+    created_at = models.DateTimeField(_("linked at"), default=timezone.now)
+    last_used_at = models.DateTimeField(_("last used at"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("linked provider account")
+        verbose_name_plural = _("linked provider accounts")
+        ordering: ClassVar[list[str]] = ["created_at"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(
+                fields=["provider", "subject_digest"], name="platform_auth_identity_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider}: {self.email or self.subject}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.subject_digest = self.digest(self.issuer, self.subject)
+        super().save(*args, **kwargs)
+
+    @staticmethod
+    def digest(issuer: str, subject: str) -> str:
+        """Return what an identity is found by."""
+        return hashlib.sha256(f"{len(issuer)}:{issuer}{subject}".encode()).hexdigest()
+
+
+class UsedState(models.Model):
+    """The `state` of a provider flow that came back: it does not pass a second time."""
+
+    digest = models.CharField(max_length=64, primary_key=True, editable=False)
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("used OAuth state")
+        verbose_name_plural = _("used OAuth states")
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["expires_at"], name="platform_auth_state_expires"),
+        ]
+
+    def __str__(self) -> str:
+        return self.digest[:8]
+
+
+class RateCounter(models.Model):
+    """A limit's count where the cache cannot hold it: one-time passwords always, the rest when the cache is down."""
+
+    key = models.CharField(max_length=128, primary_key=True, editable=False)
+    count = models.PositiveIntegerField(default=0)
+    resets_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("rate counter")
+        verbose_name_plural = _("rate counters")
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["resets_at"], name="platform_auth_counter_resets"),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class AuthEventQuerySet(models.QuerySet["AuthEvent"]):
+    """Events are added and, past their time, pruned. Nothing else."""
+
+    def update(self, **kwargs: Any) -> NoReturn:
+        raise TypeError("Events are never changed.")
+
+    def delete(self) -> NoReturn:
+        raise TypeError("Events are never deleted, but by platform_auth_prune.")
+
+    def prune(self) -> int:
+        """Delete these events; return how many. For platform_auth_prune alone."""
+        return super().delete()[0]
+
+
+class AuthEvent(models.Model):
+    """Something that happened. Rows are added and, past their time, pruned; never changed."""
+
+    class Kind(models.TextChoices):
+        LOGGED_IN = "logged_in", _("logged in")
+        LOGIN_FAILED = "login_failed", _("log-in failed")
+        LOGIN_LIMITED = "login_limited", _("log-in limited")
+        LOGGED_OUT = "logged_out", _("logged out")
+        SESSION_REVOKED = "session_revoked", _("session ended")
+        REFRESH_REPLAYED = "refresh_replayed", _("spent refresh token answered again")
+        REFRESH_REUSED = "refresh_reused", _("spent refresh token reused, session ended")
+        REFRESH_REFUSED = "refresh_refused", _("refresh refused")
+        REFRESH_LIMITED = "refresh_limited", _("refresh limited")
+        RESET_REQUESTED = "reset_requested", _("password reset requested")
+        RESET_LIMITED = "reset_limited", _("password reset limited")
+        PASSWORD_RESET = "password_reset", _("password reset")
+        RESET_FAILED = "reset_failed", _("password reset failed")
+        PASSWORD_CHANGED = "password_changed", _("password changed")
+        PASSWORD_REFUSED = "password_refused", _("password of a signed-in user refused")
+        FACTOR_ENABLED = "factor_enabled", _("second factor enabled")
+        FACTOR_DISABLED = "factor_disabled", _("second factor disabled")
+        FACTOR_FAILED = "factor_failed", _("one-time password refused")
+        FACTOR_LIMITED = "factor_limited", _("one-time password limited")
+        RECOVERY_CODE_USED = "recovery_code_used", _("recovery code used")
+        RECOVERY_CODES_RENEWED = "recovery_codes_renewed", _("recovery codes renewed")
+        IDENTITY_LINKED = "identity_linked", _("provider account linked")
+        IDENTITY_UNLINKED = "identity_unlinked", _("provider account unlinked")
+        USER_CREATED = "user_created", _("account created by a provider log-in")
+        ADMIN_CHANGED = "admin_changed", _("changed by an admin")
+        PROXY_IGNORED = "proxy_ignored", _("forwarding header of a private address ignored")
+
+    kind = models.CharField(pgettext_lazy("authentication", "what"), max_length=32, choices=Kind.choices)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        verbose_name=_("user"),
+        related_name="platform_auth_events",
+    )
+    created_at = models.DateTimeField(pgettext_lazy("authentication", "when"), default=timezone.now)
+    ip_address = models.GenericIPAddressField(
+        pgettext_lazy("authentication", "address"), null=True, blank=True
+    )
+    # What familiarity is judged by: the address, or the /64 of an IPv6 one.
+    network = models.CharField(max_length=43, blank=True, editable=False)
+    user_agent = models.CharField(_("user agent"), max_length=512, blank=True)
+    provider = models.CharField(_("provider"), max_length=64, blank=True)
+    reason = models.CharField(pgettext_lazy("authentication", "reason"), max_length=200, blank=True)
+    # SHA-256 of the session's id, shortened: events outlive sessions and must not name a live one.
+    session_digest = models.CharField(_("session"), max_length=16, blank=True)
+
+    objects = AuthEventQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = pgettext_lazy("authentication", "event")
+        verbose_name_plural = pgettext_lazy("authentication", "events")
+        ordering: ClassVar[list[str]] = ["-created_at", "-id"]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["user", "network", "created_at"], name="platform_auth_event_familiar"),
+            models.Index(fields=["-created_at"], name="platform_auth_event_created"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.created_at:%Y-%m-%d %H:%M:%S} {self.kind}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError("Events are never changed.")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("Events are never deleted, but by platform_auth_prune.")
