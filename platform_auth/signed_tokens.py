@@ -1,0 +1,233 @@
+"""Signed tokens (JWT): the keys, the kinds, and the checks that all kinds share.
+
+The one module that knows djangorestframework-simplejwt. Its `Token` and `TokenBackend` read the host's global
+SIMPLE_JWT; everything that would is overridden here, so neither side sees the other. Rules of RFC 8725: one
+algorithm, one `typ` for each kind, keys only from the settings, every claim required and compared exactly. Headers
+that name or carry keys (`jku`, `jwk`, `x5c`, `x5u`) or ask for extensions (`crit`, `b64`, `zip`) are refused unread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import uuid
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from django.core.exceptions import ImproperlyConfigured
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+from jwt.algorithms import get_default_algorithms
+from rest_framework_simplejwt.backends import TokenBackend
+from rest_framework_simplejwt.exceptions import ExpiredTokenError, TokenBackendError, TokenError
+from rest_framework_simplejwt.tokens import Token
+
+from . import errors
+from .conf import Algorithm, conf
+
+MAX_LENGTH = 4096
+CLOCK_SKEW = timedelta(seconds=10)
+"""How far in the future `iat` may lie: another node's clock. Nothing is added to `exp`."""
+MINIMUM_HS256_BYTES = 32
+
+
+class Kind(NamedTuple):
+    """A kind of token: its `token_type` claim, its `typ` header, the claims that it has beside the common ones."""
+
+    token_type: str
+    typ: str
+    claims: frozenset[str]
+    optional_claims: frozenset[str] = frozenset()
+
+
+ACCESS = Kind("access", "at+jwt", frozenset({"sid", "amr", "auth_time"}), frozenset({"tfa_required"}))
+PASSWORD_RESET = Kind("password_reset", "password-reset+jwt", frozenset())
+
+# PyJWT takes padding too; one token has one spelling here (RFC 7515, 2).
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_COMMON_CLAIMS = frozenset({"sub", "jti", "iss", "aud", "iat", "exp", "token_type"})
+
+
+class Key(NamedTuple):
+    """A configured key. `signing` is None for a public one, which only verifies."""
+
+    kid: str
+    signing: Any
+    verifying: Any
+
+    def __repr__(self) -> str:
+        return f"<Key {self.kid}>"
+
+
+def keyring() -> dict[str, Key]:
+    """Return the configured keys by `kid`, newest first. Raises ImproperlyConfigured."""
+    return _keyring(conf.SIGNING_ALGORITHM, tuple(conf.SIGNING_KEYS))
+
+
+def public_keys() -> list[dict[str, Any]]:
+    """Return the verifying keys as JWKs (RFC 7517); none for HS256, whose keys are secret."""
+    if conf.SIGNING_ALGORITHM == "HS256":
+        return []
+    algorithm = get_default_algorithms()[conf.SIGNING_ALGORITHM]
+    return [
+        {
+            **algorithm.to_jwk(key.verifying, as_dict=True),
+            "kid": key.kid,
+            "use": "sig",
+            "alg": conf.SIGNING_ALGORITHM,
+        }
+        | {"key_ops": ["verify"]}
+        for key in keyring().values()
+    ]
+
+
+@sensitive_variables()
+def sign(kind: Kind, claims: dict[str, Any], *, now: datetime, lifetime: timedelta) -> str:
+    """Return a token with these claims beside the common ones; a `jti` among them is kept."""
+    token = SignedToken(kind)
+    token.payload = {
+        "jti": str(uuid.uuid4()),
+        **claims,
+        "token_type": kind.token_type,
+        "iss": conf.ISSUER,
+        "aud": conf.AUDIENCE,
+        "iat": int(now.timestamp()),
+        "exp": int((now + lifetime).timestamp()),
+    }
+    return str(token)
+
+
+@sensitive_variables()
+def verify(kind: Kind, raw_token: str) -> dict[str, Any]:
+    """Return the claims of a token of this kind. Raises TokenExpired, or InvalidToken for everything else."""
+    try:
+        return SignedToken(kind, raw_token).payload
+    except ExpiredTokenError:
+        raise errors.TokenExpired from None
+    except TokenError:
+        raise errors.InvalidToken from None
+
+
+class SignedToken(Token):
+    """simplejwt's token with our kinds, claims and keys, and none of the host's SIMPLE_JWT."""
+
+    token_type = "unused"  # noqa: S105 - the kind says it; simplejwt wants one
+    lifetime = timedelta(0)
+    payload: dict[str, Any]
+
+    def __init__(self, kind: Kind, token: Any = None) -> None:
+        self.kind = kind
+        super().__init__(token)
+
+    def __repr__(self) -> str:
+        return f"<SignedToken {self.kind.token_type}>"
+
+    def get_token_backend(self) -> TokenBackend:
+        return _Backend(self.kind)
+
+    def set_exp(self, *args: Any, **kwargs: Any) -> None:
+        """Leave it: `sign` sets every claim."""
+
+    set_iat = set_exp
+    set_jti = set_exp
+
+    def verify(self) -> None:
+        """Check that each claim is there, of its exact type, and nothing else is. Raises TokenError."""
+        claims = self.payload
+        wanted = _COMMON_CLAIMS | self.kind.claims
+        good = (
+            wanted <= claims.keys() <= wanted | self.kind.optional_claims
+            and claims["token_type"] == self.kind.token_type
+            and claims["iss"] == conf.ISSUER
+            and claims["aud"] == conf.AUDIENCE
+            and all(type(claims[name]) is int for name in ("iat", "exp"))
+            and all(isinstance(claims[name], str) and claims[name] for name in ("sub", "jti"))
+            and claims["iat"] <= math.ceil((timezone.now() + CLOCK_SKEW).timestamp())
+        )
+        if not good:
+            raise TokenError("claims")
+
+
+class _Backend(TokenBackend):
+    """simplejwt's backend over the keyring, with `kid` and `typ`."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(conf.SIGNING_ALGORITHM)
+        self.kind = kind
+
+    @sensitive_variables()
+    def encode(self, payload: dict[str, Any]) -> str:
+        key = next(iter(keyring().values()))
+        headers = {"kid": key.kid, "typ": self.kind.typ}
+        return jwt.encode(payload, key.signing, algorithm=self.algorithm, headers=headers)
+
+    @sensitive_variables()
+    def decode(self, token: Any, verify: bool = True) -> dict[str, Any]:
+        try:
+            payload: dict[str, Any] = jwt.decode(
+                token,
+                self._key_of(token).verifying,
+                algorithms=[self.algorithm],
+                audience=conf.AUDIENCE,
+                issuer=conf.ISSUER,
+                # `iat` is checked with the skew in SignedToken.verify.
+                options={"require": sorted(_COMMON_CLAIMS), "strict_aud": True, "verify_iat": False},
+            )
+        except jwt.ExpiredSignatureError as error:
+            raise ExpiredTokenError("expired") from error
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
+            raise TokenBackendError("invalid") from error
+        return payload
+
+    def _key_of(self, token: str) -> Key:
+        if len(token) > MAX_LENGTH or not _COMPACT.fullmatch(token):
+            raise TokenBackendError("shape")
+        header = jwt.get_unverified_header(token)
+        if (
+            set(header) != {"alg", "typ", "kid"}
+            or header["typ"] != self.kind.typ
+            or header["alg"] != self.algorithm
+        ):
+            raise TokenBackendError("header")
+        try:
+            return keyring()[header["kid"]]
+        except (KeyError, TypeError) as error:
+            raise TokenBackendError("kid") from error
+
+
+@lru_cache(maxsize=8)
+@sensitive_variables()
+def _keyring(algorithm: Algorithm, configured: tuple[str | bytes, ...]) -> dict[str, Key]:
+    keys = [_load(algorithm, raw.encode() if isinstance(raw, str) else raw) for raw in configured]
+    if not keys or keys[0].signing is None:
+        raise ImproperlyConfigured('The first of PLATFORM_AUTH["SIGNING_KEYS"] must be able to sign.')
+    return {key.kid: key for key in keys}
+
+
+@sensitive_variables()
+def _load(algorithm: Algorithm, raw: bytes) -> Key:
+    if algorithm == "HS256":
+        if len(raw) < MINIMUM_HS256_BYTES:
+            raise ImproperlyConfigured(f"A signing key for HS256 needs {MINIMUM_HS256_BYTES} bytes or more.")
+        return Key(_kid(raw), raw, raw)
+    prepare = get_default_algorithms()[algorithm].prepare_key
+    try:
+        if b"PRIVATE KEY" in raw:
+            signing = prepare(raw)
+            verifying = signing.public_key()
+        else:
+            signing, verifying = None, prepare(raw)
+    except (jwt.PyJWTError, ValueError, TypeError):
+        raise ImproperlyConfigured(f"A signing key is no PEM key for {algorithm}.") from None
+    if algorithm == "RS256" and verifying.key_size < 2048:
+        raise ImproperlyConfigured("A signing key for RS256 needs 2048 bits or more.")
+    spki = verifying.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return Key(_kid(spki), signing, verifying)
+
+
+def _kid(material: bytes) -> str:
+    return hashlib.sha256(material).hexdigest()[:8]
