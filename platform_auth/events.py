@@ -1,0 +1,160 @@
+"""What happened: a row, a log record, a signal.
+
+Each event is one INSERT and one record of the logger `platform_auth`, with the facts in `record.event`. Nothing that
+opens anything is written: no password, code, token, link; control characters become U+FFFD, so nobody writes lines of
+their own into a log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from datetime import timedelta
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.db.models.functions import Lower
+from django.dispatch import Signal
+from django.http import HttpRequest
+from django.utils import timezone
+
+from . import client as clients
+from .client import NOBODY, Client
+from .models import AuthEvent
+
+logger = logging.getLogger("platform_auth")
+
+FAMILIAR_FOR = timedelta(days=30)
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_FAMILIAR = (AuthEvent.Kind.LOGGED_IN, AuthEvent.Kind.PASSWORD_RESET)
+_WARNINGS = frozenset(
+    {
+        AuthEvent.Kind.LOGIN_FAILED,
+        AuthEvent.Kind.LOGIN_LIMITED,
+        AuthEvent.Kind.REFRESH_REUSED,
+        AuthEvent.Kind.REFRESH_LIMITED,
+        AuthEvent.Kind.RESET_LIMITED,
+        AuthEvent.Kind.RESET_FAILED,
+        AuthEvent.Kind.FACTOR_FAILED,
+        AuthEvent.Kind.FACTOR_LIMITED,
+        AuthEvent.Kind.PASSWORD_REFUSED,
+    }
+)
+
+_proxy_noted = False
+
+
+def record(
+    kind: AuthEvent.Kind,
+    *,
+    user: Any = None,
+    user_id: Any = None,
+    client: Client = NOBODY,
+    provider: str = "",
+    reason: str = "",
+    session_id: object = None,
+) -> None:
+    """Write an event: one INSERT, one log record. `user_id` instead of `user` where only that is known."""
+    _note_ignored_proxy()
+    event = AuthEvent(
+        kind=kind,
+        user_id=user.pk if user is not None else user_id,
+        ip_address=client.address,
+        network=client.network or "",
+        user_agent=_clean(client.user_agent, 512),
+        provider=_clean(provider, 64),
+        reason=_clean(reason, 200),
+        session_digest=session_digest(session_id),
+    )
+    event.save(force_insert=True)
+    facts = {
+        "kind": str(kind),
+        "user_id": None if event.user_id is None else str(event.user_id),
+        "address": event.ip_address,
+        "user_agent": event.user_agent,
+        "provider": event.provider,
+        "reason": event.reason,
+        "session": event.session_digest,
+        "at": event.created_at.isoformat(),
+    }
+    logger.log(
+        logging.WARNING if kind in _WARNINGS else logging.INFO,
+        "%s user=%s address=%s provider=%s reason=%s",
+        kind,
+        facts["user_id"],
+        event.ip_address,
+        event.provider,
+        event.reason,
+        extra={"event": facts},
+    )
+
+
+def announce(
+    signal: Signal,
+    *,
+    user: Any,
+    request: HttpRequest | None = None,
+    client: Client | None = None,
+    **facts: Any,
+) -> None:
+    """Tell the host's receivers; one that fails is logged and changes nothing."""
+    who = clients.of(request) if client is None else client
+    responses = signal.send_robust(sender=get_user_model(), user=user, request=request, client=who, **facts)
+    log_failures(responses)
+
+
+def log_failures(responses: list[tuple[Any, Any]]) -> None:
+    """Log the receivers that raised in a `send_robust`."""
+    for receiver, response in responses:
+        if isinstance(response, Exception):
+            logger.error("the signal receiver %r failed", receiver, exc_info=response)
+
+
+def is_familiar(email: str, client: Client) -> bool:
+    """Return whether the account logged in, or completed a reset, from this address within 30 days."""
+    if client.network is None:
+        return False
+    field = f"user__{get_user_model().get_email_field_name()}"
+    addresses = (
+        AuthEvent.objects.alias(account=Lower(field))
+        .filter(
+            account=email.lower(),
+            kind__in=_FAMILIAR,
+            network=client.network,
+            created_at__gt=timezone.now() - FAMILIAR_FOR,
+        )
+        .order_by()
+        .values_list(field, flat=True)
+        .distinct()
+    )
+    # A collation takes é for e: the account of a look-alike makes nothing familiar.
+    return any(address.lower() == email.lower() for address in addresses)
+
+
+def knows(user: Any, client: Client) -> bool:
+    """Return the same for a user who is already looked up."""
+    if client.network is None:
+        return False
+    since = timezone.now() - FAMILIAR_FOR
+    rows = AuthEvent.objects.filter(user_id=user.pk, kind__in=_FAMILIAR, network=client.network)
+    return bool(rows.filter(created_at__gt=since).exists())
+
+
+def session_digest(session_id: object) -> str:
+    """Return what events call a session: they outlive it and must not name a live one."""
+    return hashlib.sha256(str(session_id).encode()).hexdigest()[:16] if session_id else ""
+
+
+def _clean(text: str, length: int) -> str:
+    return _CONTROL.sub("�", text)[:length]
+
+
+def _note_ignored_proxy() -> None:
+    """Leave one event where a forwarding header was ignored, for `platform_auth_doctor` in its own process."""
+    global _proxy_noted
+    if clients.ignored_forwarding_seen and not _proxy_noted:
+        _proxy_noted = True
+        if not AuthEvent.objects.filter(kind=AuthEvent.Kind.PROXY_IGNORED).exists():
+            AuthEvent.objects.create(kind=AuthEvent.Kind.PROXY_IGNORED)

@@ -1,0 +1,446 @@
+"""How often: section 5 of the contract, rows 110 to 117."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.cache import cache
+from django.core.cache.backends.locmem import LocMemCache
+from django.db import connection
+
+from platform_auth import client, errors, limits
+from platform_auth.models import AuthEvent, RateCounter
+from tests.conftest import NOW, PASSWORD, Api, code_of, make_user
+
+pytestmark = pytest.mark.django_db
+
+HERE = "203.0.113.7"
+
+
+class BrokenCache(LocMemCache):
+    """A cache whose server is gone."""
+
+    def _gone(self, *args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("the cache is down")
+
+    add = get = set = incr = decr = delete = touch = _gone
+
+
+def caches(settings: Any, backend: str, **more: Any) -> None:
+    settings.CACHES = {"default": {"BACKEND": backend, **more}}
+
+
+@pytest.fixture(params=["as configured", "down", "dummy"])
+def counted(request: pytest.FixtureRequest, settings: Any, db: None) -> str:
+    """Where the counts are."""
+    match request.param:
+        case "down":
+            caches(settings, f"{__name__}.BrokenCache")
+        case "dummy":
+            caches(settings, "django.core.cache.backends.dummy.DummyCache")
+    return str(request.param)
+
+
+@pytest.fixture
+def api(clock: Any) -> Api:
+    """A client from one address, at a clock that stands at the start of a minute and an hour."""
+    clock.move_to(NOW.replace(minute=0, second=0))
+    return Api(REMOTE_ADDR=HERE)
+
+
+def attempt(api: Api, email: str, password: str = "wrong", **extra: Any) -> Any:
+    return api.post("/auth/login", {"email": email, "password": password}, **extra)
+
+
+def statuses(api: Api, email: str, count: int, **extra: Any) -> list[int]:
+    return [attempt(api, email, **extra).status_code for _ in range(count)]
+
+
+class TestLogin:
+    """Rows 110 to 113, 117."""
+
+    def test_five_a_minute_for_an_account_from_an_address(
+        self, api: Api, user: Any, counted: str, clock: Any
+    ) -> None:
+        assert statuses(api, user.email, 6) == [401] * 5 + [429]
+        # The password is not looked at any more.
+        refused = attempt(api, user.email, PASSWORD)
+        assert (refused.status_code, code_of(refused)) == (429, "REQUESTS_EXCEEDED")
+
+        clock.shift(61)
+        assert attempt(api, user.email, PASSWORD).status_code == 200
+
+    def test_its_answer_says_when_to_come_again(self, api: Api, user: Any, counted: str, clock: Any) -> None:
+        statuses(api, user.email, 5)
+        clock.shift(20)
+
+        response = attempt(api, user.email)
+
+        (error,) = response.json()["errors"]
+        assert error["extensions"] == {"code": "REQUESTS_EXCEEDED", "retry_after": 40}
+        assert response["Retry-After"] == "40"
+        assert not response.cookies
+
+    def test_an_account_that_does_not_exist_is_limited_the_same(self, api: Api, user: Any) -> None:
+        known = [attempt(api, user.email) for _ in range(7)]
+        unknown = [attempt(api, "nobody@example.com") for _ in range(7)]
+
+        assert [(r.status_code, r.content) for r in known] == [(r.status_code, r.content) for r in unknown]
+
+    def test_all_spellings_of_an_address_share_a_count(self, api: Api) -> None:
+        """Row 110."""
+        spellings = ["user@example.com", "USER@example.com", "uſer@example.com", "\uff55ser@example.com"]
+        counts = {limits._account(spelling) for spelling in spellings}
+
+        assert counts == {"user@example.com"}
+        answers = [attempt(api, email).status_code for email in ["user@example.com", "USER@EXAMPLE.COM"] * 3]
+        assert answers == [401] * 5 + [429]
+
+    def test_thirty_a_minute_from_an_address(self, api: Api, counted: str, clock: Any) -> None:
+        answers = [attempt(api, f"nobody{number}@example.com").status_code for number in range(31)]
+
+        assert answers == [401] * 30 + [429]
+        assert attempt(Api(REMOTE_ADDR="203.0.113.8"), "nobody0@example.com").status_code == 401
+        clock.shift(60)
+        assert attempt(api, "nobody0@example.com").status_code == 401
+
+    def test_hundred_an_hour_for_an_account_from_all_addresses(
+        self, user: Any, counted: str, clock: Any
+    ) -> None:
+        clock.move_to(NOW.replace(minute=0, second=0))
+        strangers = [Api(REMOTE_ADDR=f"198.51.100.{number}") for number in range(21)]
+        answers = [code for api in strangers for code in statuses(api, user.email, 5)]
+
+        assert answers == [401] * 100 + [429] * 5
+        clock.shift(3600)
+        assert attempt(strangers[0], user.email).status_code == 401
+
+    def test_a_success_gives_back_what_it_took_from_the_address(self, api: Api, counted: str) -> None:
+        """An office behind one address logs in at nine."""
+        office = [make_user() for _ in range(40)]
+
+        assert {attempt(api, user.email, PASSWORD).status_code for user in office} == {200}
+
+    def test_a_success_gives_back_what_it_took_from_the_account(
+        self, user: Any, counted: str, clock: Any
+    ) -> None:
+        """A job that logs in from ever new addresses locks nobody out."""
+        clock.move_to(NOW.replace(minute=0, second=0))
+        addresses = [Api(REMOTE_ADDR=f"198.51.100.{number}") for number in range(102)]
+
+        assert {attempt(api, user.email, PASSWORD).status_code for api in addresses} == {200}
+
+    def test_a_success_clears_the_count_of_that_account_from_that_address(
+        self, api: Api, user: Any, counted: str
+    ) -> None:
+        for _ in range(3):
+            assert statuses(api, user.email, 4) == [401] * 4
+            assert attempt(api, user.email, PASSWORD).status_code == 200
+
+    def test_a_success_of_the_attackers_own_does_not_clear_the_addresss_count(
+        self, api: Api, user: Any
+    ) -> None:
+        """Row 112."""
+        answers = []
+        for number in range(40):
+            assert attempt(api, user.email, PASSWORD).status_code in (200, 429)
+            answers.append(attempt(api, f"victim{number}@example.com").status_code)
+
+        assert answers.count(401) == 30 or answers.count(401) == 29
+
+    def test_a_failure_gives_nothing_back(self, api: Api, user: Any) -> None:
+        attempt(api, user.email)
+
+        assert statuses(api, user.email, 5) == [401] * 4 + [429]
+
+    def test_the_limits_are_settings_and_a_partial_dict_changes_just_what_it_names(
+        self, api: Api, user: Any, settings: Any
+    ) -> None:
+        settings.PLATFORM_AUTH = {
+            **settings.PLATFORM_AUTH,
+            "LIMITS": {"login": {"account_and_address": "2/10m"}},
+        }
+
+        assert statuses(api, user.email, 3) == [401, 401, 429]
+        assert attempt(api, user.email)["Retry-After"] == "600"
+        answers = [attempt(api, f"nobody{number}@example.com").status_code for number in range(27)]
+        assert answers == [401] * 26 + [429]
+
+    def test_the_first_refusal_of_a_window_is_an_event(self, api: Api, user: Any, counted: str) -> None:
+        statuses(api, user.email, 9)
+
+        assert AuthEvent.objects.filter(kind="login_limited").count() == 1
+        assert AuthEvent.objects.filter(kind="login_failed").count() == 5
+
+    def test_a_malformed_request_is_not_counted(self, api: Api, user: Any) -> None:
+        for _ in range(40):
+            assert attempt(api, "x").status_code == 400
+
+        assert attempt(api, user.email, PASSWORD).status_code == 200
+
+    def test_what_is_counted_is_no_address_and_no_email(self, api: Api, user: Any, counted: str) -> None:
+        attempt(api, user.email)
+
+        kept = " ".join(RateCounter.objects.values_list("key", flat=True))
+        if isinstance(getattr(cache, "_cache", None), dict):
+            kept += " ".join(cache._cache)
+        assert user.email not in kept
+        assert HERE not in kept
+
+
+class TestNobodyIsLockedOut:
+    """Row 111: an attacker cannot."""
+
+    def flood(self, email: str, addresses: int = 21) -> None:
+        """Fail five times from each of many addresses."""
+        for number in range(addresses):
+            statuses(Api(REMOTE_ADDR=f"198.51.100.{number}"), email, 5)
+
+    def test_an_address_that_the_account_knows_is_let_through(self, user: Any, clock: Any) -> None:
+        victim = Api(REMOTE_ADDR=HERE)
+        victim.login(user.email)
+        clock.shift(29 * 86400)
+        self.flood(user.email, addresses=200)
+
+        assert attempt(victim, user.email, PASSWORD).status_code == 200
+        assert attempt(Api(REMOTE_ADDR="192.0.2.1"), user.email, PASSWORD).status_code == 429
+        user.refresh_from_db()
+        assert user.is_active
+
+    def test_so_is_one_that_completed_a_reset(self, user: Any) -> None:
+        AuthEvent.objects.create(kind="password_reset", user=user, ip_address=HERE, network=HERE)
+        self.flood(user.email)
+
+        assert attempt(Api(REMOTE_ADDR=HERE), user.email, PASSWORD).status_code == 200
+
+    def test_after_thirty_days_it_is_known_no_more(self, user: Any, clock: Any) -> None:
+        Api(REMOTE_ADDR=HERE).login(user.email)
+        clock.shift(30 * 86400 + 1)
+        self.flood(user.email)
+
+        assert attempt(Api(REMOTE_ADDR=HERE), user.email, PASSWORD).status_code == 429
+
+    def test_a_log_in_that_failed_makes_nothing_known(self, user: Any) -> None:
+        attempt(Api(REMOTE_ADDR=HERE), user.email)
+        self.flood(user.email)
+
+        assert attempt(Api(REMOTE_ADDR=HERE), user.email, PASSWORD).status_code == 429
+
+    def test_what_one_account_knows_is_nothing_to_another(self, user: Any) -> None:
+        Api(REMOTE_ADDR=HERE).login(make_user().email)
+        self.flood(user.email)
+
+        assert attempt(Api(REMOTE_ADDR=HERE), user.email, PASSWORD).status_code == 429
+
+    def test_a_lookalike_account_of_the_attackers_makes_no_address_known(self) -> None:
+        """On a database whose collation takes é for e."""
+        if connection.vendor == "mysql" and get_user_model()._meta.get_field("email").unique:
+            pytest.skip("there cannot be such an account")
+        victim = make_user("jose@example.com")
+        lookalike = make_user("other@example.com")
+        type(lookalike).objects.filter(pk=lookalike.pk).update(email="jos\u00e8@example.com")
+        AuthEvent.objects.create(kind="logged_in", user=lookalike, ip_address=HERE, network=HERE)
+        self.flood(victim.email)
+
+        assert attempt(Api(REMOTE_ADDR=HERE), victim.email, PASSWORD).status_code == 429
+
+    def test_a_known_address_is_still_limited_by_itself(self, user: Any, clock: Any) -> None:
+        clock.move_to(NOW.replace(minute=0, second=0))
+        api = Api(REMOTE_ADDR=HERE)
+        api.login(user.email)
+        self.flood(user.email)
+
+        assert statuses(api, user.email, 6) == [401] * 5 + [429]
+
+    def test_the_events_are_asked_only_when_the_limit_is_hit(self, user: Any) -> None:
+        asked: list[bool] = []
+        who = client.Client(HERE, "")
+
+        for _ in range(5):
+            limits.take_login(user.email, who, is_familiar=lambda: bool(asked.append(True)))
+
+        assert not asked
+
+    def test_a_refresh_and_an_open_session_go_on(self, user: Any) -> None:
+        api = Api(REMOTE_ADDR=HERE)
+        api.login(user.email)
+        self.flood(user.email)
+
+        assert api.refresh().status_code == 200
+        assert api.get("/api/whoami").status_code == 200
+
+
+class TestTheAddress:
+    """Row 114."""
+
+    def test_a_forged_header_gives_no_new_count(self, api: Api, user: Any) -> None:
+        answers = [
+            attempt(
+                api, user.email, headers={"X-Forwarded-For": f"10.0.0.{n}", "X-Real-IP": f"10.0.0.{n}"}
+            ).status_code
+            for n in range(6)
+        ]
+
+        assert answers == [401] * 5 + [429]
+
+    def test_behind_a_trusted_proxy_each_caller_has_a_count(self, api: Api, user: Any, settings: Any) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "TRUSTED_PROXY_COUNT": 1}
+        answers = [
+            attempt(api, user.email, headers={"X-Forwarded-For": f"1.1.1.1, 198.51.100.{n}"}).status_code
+            for n in range(6)
+        ]
+        assert answers == [401] * 6
+
+        forged = [
+            attempt(api, user.email, headers={"X-Forwarded-For": f"{n}.1.1.1, 203.0.113.99"}).status_code
+            for n in range(6)
+        ]
+        assert forged == [401] * 5 + [429]
+
+    def test_an_ipv6_address_counts_by_its_64(self, api: Api, user: Any) -> None:
+        answers = [
+            attempt(Api(REMOTE_ADDR=f"2001:db8:0:1::{n:x}"), user.email).status_code for n in range(1, 7)
+        ]
+
+        assert answers == [401] * 5 + [429]
+        assert attempt(Api(REMOTE_ADDR="2001:db8:0:2::1"), user.email).status_code == 401
+
+    def test_no_address_at_all_is_no_limit_by_address_and_no_500(self, user: Any, clock: Any) -> None:
+        api = Api(REMOTE_ADDR="")
+
+        assert statuses(api, user.email, 40) == [401] * 40
+        assert attempt(api, user.email, PASSWORD).status_code == 200
+
+
+class TestRefresh:
+    def test_sixty_a_minute_for_a_session(self, api: Api, user: Any, counted: str, clock: Any) -> None:
+        api.login(user.email)
+        other = Api()
+        other.login(user.email)
+        for _ in range(60):
+            api.refreshed()
+
+        response = api.refresh()
+
+        assert (response.status_code, code_of(response)) == (429, "REQUESTS_EXCEEDED")
+        assert int(response["Retry-After"]) == 60
+        assert AuthEvent.objects.filter(kind="refresh_limited").count() == 1
+        assert other.refresh().status_code == 200
+        clock.shift(60)
+        assert api.refresh().status_code == 200
+
+    def test_an_unknown_token_counts_nothing(self, api: Api, user: Any) -> None:
+        for _ in range(70):
+            assert api.post("/auth/refresh", {"refresh_token": "A" * 64}).status_code == 401
+
+    def test_replays_count_too(self, api: Api, user: Any) -> None:
+        api.login(user.email)
+        spent = api.refresh_token
+        for _ in range(60):
+            assert api.refresh(spent).status_code == 200
+
+        assert api.refresh(spent).status_code == 429
+
+
+class TestWithoutTheCache:
+    """Row 115: never a 500, never unlimited, and it says so."""
+
+    def test_a_cache_that_is_down_is_said_in_the_log(
+        self, api: Api, user: Any, settings: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caches(settings, f"{__name__}.BrokenCache")
+
+        api.login(user.email)
+
+        assert "the cache cannot count" in caplog.text
+        assert RateCounter.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("backend", "atomic"),
+        [("locmem.LocMemCache", True), ("dummy.DummyCache", False), ("db.DatabaseCache", False),
+         ("filebased.FileBasedCache", False), ("redis.RedisCache", True), ("memcached.PyMemcacheCache", True)],
+    )  # fmt: skip
+    def test_a_cache_whose_incr_is_not_atomic_is_not_used(
+        self, settings: Any, backend: str, atomic: bool
+    ) -> None:
+        if "memcached" in backend:
+            pytest.importorskip("pymemcache")
+        caches(settings, f"django.core.cache.backends.{backend}", LOCATION="/nonexistent")
+
+        assert limits.cache_is_atomic() is atomic
+
+    def test_a_count_in_the_database_survives_a_restart_and_ends_with_its_window(
+        self, settings: Any, clock: Any
+    ) -> None:
+        caches(settings, "django.core.cache.backends.dummy.DummyCache")
+        who = client.Client(HERE, "")
+        for _ in range(5):
+            limits.take_login("a@example.com", who, is_familiar=bool)
+
+        with pytest.raises(errors.RequestsExceeded):
+            limits.take_login("a@example.com", who, is_familiar=bool)
+        clock.shift(60)
+        limits.take_login("a@example.com", who, is_familiar=bool)
+
+
+class TestTheOneTimePassword:
+    """Row 13: in the database, 10 in 15 minutes and 35 in 24 hours."""
+
+    def test_ten_in_a_quarter_and_35_in_a_day(self, user: Any, clock: Any) -> None:
+        taken = 0
+        for _quarter in range(5):
+            for _ in range(12):
+                try:
+                    limits.take_otp(user)
+                    taken += 1
+                except errors.RequestsExceeded:
+                    continue
+            clock.shift(901)
+        assert taken == 35
+
+        clock.shift(86400)
+        limits.take_otp(user)
+
+    def test_a_right_one_gives_back_its_own_count_only(self, user: Any) -> None:
+        for _ in range(9):
+            limits.take_otp(user)
+        for _ in range(20):
+            limits.take_otp(user)
+            limits.give_back_otp(user)
+        limits.take_otp(user)
+
+        with pytest.raises(errors.RequestsExceeded):
+            limits.take_otp(user)
+
+    def test_a_refusal_by_one_window_takes_nothing_from_the_other(self, user: Any, clock: Any) -> None:
+        for _ in range(100):
+            try:
+                limits.take_otp(user)
+            except errors.RequestsExceeded:
+                continue
+        clock.shift(901)
+
+        limits.take_otp(user)
+
+
+class TestThePasswordMail:
+    def test_twenty_requests_an_hour_from_an_address(self, counted: str, clock: Any) -> None:
+        clock.move_to(NOW.replace(minute=0, second=0))
+        who = client.Client(HERE, "")
+        for _ in range(20):
+            limits.take_password_request(who)
+
+        with pytest.raises(errors.RequestsExceeded):
+            limits.take_password_request(who)
+        limits.take_password_request(client.NOBODY)
+        limits.take_password_request(client.Client("203.0.113.8", ""))
+
+    def test_five_mails_an_hour_to_an_account(self, counted: str, clock: Any) -> None:
+        clock.move_to(NOW.replace(minute=0, second=0))
+
+        assert [limits.allows_password_mail("a@example.com") for _ in range(6)] == [True] * 5 + [False]
+        assert limits.allows_password_mail("b@example.com")
+        clock.shift(3600)
+        assert limits.allows_password_mail("A@example.com")
