@@ -1,0 +1,78 @@
+"""Django admin's log-in form: a way in, so the same limits count there (row 125)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.contrib.auth import aauthenticate, authenticate, get_user_model
+from django.test import Client
+
+from platform_auth.models import AuthEvent
+from tests.conftest import PASSWORD, make_user
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def staff(db: None) -> Any:
+    return make_user(is_staff=True, is_superuser=True)
+
+
+def log_in(client: Client, staff: Any, password: str) -> bool:
+    """Fill in the form; True if it let us in."""
+    name = getattr(staff, get_user_model().USERNAME_FIELD)
+    return client.post("/admin/login/", {"username": name, "password": password}).status_code == 302
+
+
+class TestAdminLogin:
+    def test_the_right_password_opens_the_admin(self, client: Client, staff: Any) -> None:
+        assert log_in(client, staff, PASSWORD)
+
+    def test_guessing_is_limited_as_in_the_api(self, client: Client, staff: Any) -> None:
+        """Row 125: five a minute for an account and address; then not even the right password."""
+        guesses = [log_in(client, staff, "wrong") for _ in range(5)]
+
+        sixth = log_in(client, staff, PASSWORD)
+
+        assert not any(guesses)
+        assert not sixth
+        assert AuthEvent.objects.filter(kind=AuthEvent.Kind.LOGIN_LIMITED).count() == 1
+
+    def test_a_success_clears_the_count(self, client: Client, staff: Any) -> None:
+        for _ in range(4):
+            log_in(client, staff, "wrong")
+
+        results = [log_in(Client(), staff, PASSWORD) for _ in range(7)]
+
+        assert all(results)
+
+    def test_nobody_locks_an_admin_out_who_uses_the_form_alone(self, staff: Any) -> None:
+        """Row 111: the account's limit refuses only addresses that it does not know."""
+        assert log_in(Client(REMOTE_ADDR="203.0.113.1"), staff, PASSWORD)
+        for number in range(25):
+            stranger = Client(REMOTE_ADDR=f"198.51.100.{number}")
+            for _ in range(4):
+                log_in(stranger, staff, "wrong")
+
+        assert not log_in(Client(REMOTE_ADDR="198.51.100.200"), staff, PASSWORD)
+        assert log_in(Client(REMOTE_ADDR="203.0.113.1"), staff, PASSWORD)
+
+
+class TestOtherDoors:
+    def test_http_basic_is_counted(self, rf: Any, staff: Any) -> None:
+        """DRF gives the user's name alone, under the name of USERNAME_FIELD."""
+        name = {get_user_model().USERNAME_FIELD: getattr(staff, get_user_model().USERNAME_FIELD)}
+        for _ in range(5):
+            assert authenticate(rf.get("/"), password="wrong", **name) is None
+
+        assert authenticate(rf.get("/"), password=PASSWORD, **name) is None
+
+    def test_the_asynchronous_way_finds_nobody_whom_the_other_does_not(self, staff: Any) -> None:
+        """Two accounts of one address are none, by whichever way."""
+        found = async_to_sync(aauthenticate)(
+            None, username=staff.email, email="x@example.com", password=PASSWORD
+        )
+
+        assert found is None
