@@ -1,0 +1,189 @@
+"""The second factor of a user: is there one, must there be one, is this one-time password right.
+
+`verify` is reached only by who has passed the password: nobody else can drive its limit (`limits.take_otp`,
+in place of django-otp's throttle, whose delay doubles without an end). A recovery code does not wait for that
+limit: its 80 random bits need none. For the same reason it is kept as a plain SHA-256: there is nothing to
+guess that a slow hash would slow down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from typing import Any, NoReturn
+
+import django_otp
+from django.core.exceptions import ObjectDoesNotExist
+from django.db import connections, router
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from . import contention, emails, errors, events, limits, totp
+from .client import NOBODY, Client
+from .conf import conf
+from .models import AuthEvent, RecoveryCode, TOTPFactor
+
+RECOVERY_CODES = 10
+_GROUPS, _GROUP_LENGTH = 4, 4
+# Crockford's base32 has no I, L, O, U: sixteen characters are 80 bits, easy to read off paper.
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_READ_AS = str.maketrans("ilo", "110")
+_RECOVERY_SHAPE = re.compile(r"[0-9A-Za-z]{4}(?:-?[0-9A-Za-z]{4}){3}")
+
+
+def of(user: Any) -> TOTPFactor | None:
+    """Return a user's factor, or None; no statement where the log-in has joined it."""
+    try:
+        factor = user.platform_auth_factor
+    except ObjectDoesNotExist:
+        return None
+    return factor if factor is not None and factor.confirmed else None
+
+
+def is_enrolled(user: Any) -> bool:
+    """Ask the database, not what was joined earlier, whether a user has a factor."""
+    database = router.db_for_write(TOTPFactor)
+    return bool(TOTPFactor.objects.using(database).filter(user_id=user.pk, confirmed=True).exists())
+
+
+def is_required_for(user: Any) -> bool:
+    """Return whether a policy asks this user for a factor. No statement but for TFA_REQUIRED_GROUPS: one."""
+    if conf.TFA_REQUIRED_FOR_STAFF and getattr(user, "is_staff", False):
+        return True
+    names = conf.TFA_REQUIRED_GROUPS
+    groups = getattr(user, "groups", None)
+    return bool(names) and groups is not None and groups.filter(name__in=names).exists()
+
+
+def recovery_codes_left(user: Any) -> int:
+    return RecoveryCode.objects.filter(user_id=user.pk).count()
+
+
+@sensitive_variables()
+def verify(user: Any, otp: str | None, *, client: Client = NOBODY) -> None:
+    """Spend a one-time password, or a recovery code, of a user whose password was right.
+
+    Raises InvalidOTP or RequestsExceeded. Only six digits count as an attempt: nothing, or what is neither a
+    code nor a recovery code, is refused without.
+    """
+    factor = of(user)
+    if otp is None or factor is None:
+        _refuse(user, client, "missing")
+    elif totp.has_shape(otp):
+        _verify_code(user, factor, otp, client)
+    elif _RECOVERY_SHAPE.fullmatch(otp):
+        _verify_recovery_code(user, otp, client)
+    else:
+        _refuse(user, client, "shape")
+
+
+@sensitive_variables()
+def verify_enrolment(user: Any, secret: str, otp: str, *, client: Client = NOBODY) -> int:
+    """Return the time step of a code for a secret that is not on yet. Counts and raises as `verify` does."""
+    if not totp.has_shape(otp):
+        _refuse(user, client, "shape")
+    _take(user, client)
+    step = totp.matching_step(secret, otp, at=timezone.now().timestamp())
+    if step is None:
+        _refuse(user, client, "enrolment")
+    limits.give_back_otp(user)
+    return step
+
+
+@sensitive_variables()
+def new_recovery_codes() -> list[str]:
+    """Return ten new recovery codes in clear, as "xxxx-xxxx-xxxx-xxxx"."""
+    return ["-".join(_random_group() for _ in range(_GROUPS)) for _ in range(RECOVERY_CODES)]
+
+
+@sensitive_variables()
+def replace_recovery_codes(user: Any, raw_codes: list[str]) -> None:
+    """Make these the only recovery codes of a user. Within a transaction of the caller."""
+    RecoveryCode.objects.filter(user_id=user.pk).delete()
+    RecoveryCode.objects.bulk_create(
+        [RecoveryCode(user=user, digest=_digest(user, raw)) for raw in raw_codes]
+    )
+
+
+@sensitive_variables()
+def _verify_code(user: Any, factor: TOTPFactor, code: str, client: Client) -> None:
+    _take(user, client)
+    if not _spend(user, factor, code):
+        _refuse(user, client, "code")
+    limits.give_back_otp(user)
+
+
+@sensitive_variables()
+@contention.retried
+def _spend(user: Any, factor: TOTPFactor, code: str) -> bool:
+    """Let the factor accept a code, under its row's lock where the database has such locks.
+
+    SQLite has none: there the conditional UPDATE in `verify_token` decides alone, outside a transaction that
+    would have to turn from reading to writing.
+    """
+    connection = connections[router.db_for_write(TOTPFactor)]
+    if connection.features.has_select_for_update:
+        return django_otp.verify_token(user, factor.persistent_id, code) is not None  # type: ignore[no-untyped-call]
+    return factor.verify_token(code)
+
+
+@sensitive_variables()
+def _verify_recovery_code(user: Any, raw_code: str, client: Client) -> None:
+    if not _take_recovery_code(user, raw_code):
+        _refuse(user, client, "recovery code")
+    events.record(AuthEvent.Kind.RECOVERY_CODE_USED, user=user, client=client)
+    emails.send_notice(user, "recovery_code_used", client=client)
+
+
+@sensitive_variables()
+@contention.retried
+def _take_recovery_code(user: Any, raw_code: str) -> bool:
+    """Delete a recovery code; whoever deletes the row has spent it."""
+    deleted, _by_model = RecoveryCode.objects.filter(user_id=user.pk, digest=_digest(user, raw_code)).delete()
+    return bool(deleted)
+
+
+def _take(user: Any, client: Client) -> None:
+    try:
+        limits.take_otp(user)
+    except limits.Limited as limited:
+        if limited.is_first:
+            events.record(AuthEvent.Kind.FACTOR_LIMITED, user=user, client=client)
+        raise
+
+
+def _refuse(user: Any, client: Client, reason: str) -> NoReturn:
+    events.record(AuthEvent.Kind.FACTOR_FAILED, user=user, client=client, reason=reason)
+    raise errors.InvalidOTP
+
+
+@sensitive_variables()
+def _digest(user: Any, raw_code: str) -> str:
+    """Return what is stored of a recovery code, for this user alone."""
+    read = raw_code.replace("-", "").lower().translate(_READ_AS)
+    return hashlib.sha256(f"{user.pk}:{read}".encode()).hexdigest()
+
+
+def _random_group() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_GROUP_LENGTH))
+
+
+class _FormGuard:
+    """Counts attempts through django-otp's forms (Django admin behind OTPAdminSite) by the same limit."""
+
+    def allows(self, factor: TOTPFactor) -> bool:
+        try:
+            _take(factor.user, NOBODY)
+        except limits.Limited:
+            return False
+        return True
+
+    def settle(self, factor: TOTPFactor, *, accepted: bool) -> None:
+        if accepted:
+            limits.give_back_otp(factor.user)
+        else:
+            events.record(AuthEvent.Kind.FACTOR_FAILED, user=factor.user, reason="code, by a form")
+
+
+TOTPFactor.guard = _FormGuard()

@@ -1,0 +1,180 @@
+"""What requests cost in SQL statements and rows (architecture, statement budgets)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from platform_auth import limits, sessions
+from platform_auth.models import AuthEvent, RateCounter, RefreshSession
+from tests.conftest import PASSWORD, Api, enrol, make_user
+
+pytestmark = pytest.mark.django_db
+
+_TRANSACTION = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "ROLLBACK", "SET ", "START TRANSACTION")
+
+
+@contextmanager
+def statements() -> Iterator[Callable[[], list[str]]]:
+    """Capture statements, but those that only open and close transactions and those of the limits in the database."""
+    with CaptureQueriesContext(connection) as captured:
+        yield lambda: [
+            query["sql"]
+            for query in captured.captured_queries
+            if not query["sql"].upper().startswith(_TRANSACTION)
+            and RateCounter._meta.db_table not in query["sql"]
+            and "cache_table" not in query["sql"]
+        ]
+
+
+def wide_limits(settings: Any) -> None:
+    settings.PLATFORM_AUTH = {
+        **settings.PLATFORM_AUTH,
+        "LIMITS": {"refresh": {"session": "1000000/m"}, "login": {"address": "1000000/m"}},
+    }
+
+
+class TestStatements:
+    def test_a_refresh_costs_two(self, signed_in: Api) -> None:
+        with statements() as run:
+            assert signed_in.refresh().status_code == 200
+
+        assert [sql.split()[0] for sql in run()] == ["SELECT", "UPDATE"], run()
+
+    def test_counters_are_in_the_cache(self, signed_in: Api) -> None:
+        signed_in.refresh()
+
+        assert RateCounter.objects.exists() is not limits.cache_is_atomic()
+
+    def test_a_refresh_by_cookie_costs_two(self, user: Any) -> None:
+        api = Api()
+        api.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "session"})
+        with statements() as run:
+            assert api.post("/auth/refresh").status_code == 200
+
+        assert len(run()) == 2
+
+    def test_a_replay_costs_one_and_its_event(self, signed_in: Api) -> None:
+        spent = signed_in.refresh_token
+        signed_in.refreshed()
+        with statements() as run:
+            assert signed_in.refresh(spent).status_code == 200
+
+        assert [sql.split()[0] for sql in run()] == ["SELECT", "INSERT"]
+
+    def test_an_authenticated_request_costs_one(self, signed_in: Api) -> None:
+        with statements() as run:
+            assert signed_in.get("/api/whoami").status_code == 200
+
+        assert [sql.split()[0] for sql in run()] == ["SELECT"]
+
+    def test_one_by_cookie_costs_one(self, user: Any) -> None:
+        api = Api()
+        api.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "session"})
+        with statements() as run:
+            assert api.get("/api/whoami").status_code == 200
+
+        assert len(run()) == 1
+
+    def test_a_stateless_request_costs_none(self, signed_in: Api) -> None:
+        with statements() as run:
+            assert signed_in.get("/api/stateless").status_code == 200
+
+        assert run() == []
+
+    def test_a_logout_costs_two(self, signed_in: Api) -> None:
+        with statements() as run:
+            assert (
+                signed_in.post("/auth/logout", {"refresh_token": signed_in.refresh_token}).status_code == 204
+            )
+
+        assert [sql.split()[0] for sql in run()] == ["DELETE", "INSERT"], run()
+
+    def test_a_logout_with_an_unknown_token_costs_none(self, api: Api, db: None) -> None:
+        with statements() as run:
+            api.post("/auth/logout", {"refresh_token": "x"})
+
+        assert run() == []
+
+    def test_a_login_costs_at_most_six_with_its_event(self, api: Api, user: Any) -> None:
+        with statements() as run:
+            api.login(user.email)
+
+        kinds = [sql.split()[0] for sql in run()]
+        assert len(kinds) <= 6, run()
+        assert kinds.count("INSERT") == 2
+        assert AuthEvent.objects.filter(kind="logged_in").count() == 1
+
+    def test_a_login_with_a_factor_costs_little_more(self, clock: Any, api: Api, user: Any) -> None:
+        api.login(user.email)
+        app, _codes = enrol(api)
+        clock.shift(60)
+        code = app.code()
+        with statements() as run:
+            Api().login(user.email, otp=code)
+
+        # The code is spent under its row's lock: a SELECT and an UPDATE; nothing asks whether there is a factor.
+        assert len(run()) <= 9, run()
+
+    def test_a_failed_login_costs_the_same_for_every_reason(self, api: Api, user: Any) -> None:
+        inactive = make_user(is_active=False)
+        unusable = make_user(password=None)
+        costs = []
+        for email, password in (
+            (user.email, "wrong"),
+            ("nobody@example.com", "wrong"),
+            (inactive.email, PASSWORD),
+            (unusable.email, "wrong"),
+        ):
+            with statements() as run:
+                assert api.post("/auth/login", {"email": email, "password": password}).status_code == 401
+            costs.append([sql.split()[0] for sql in run()])
+
+        assert all(cost == costs[0] for cost in costs), costs
+
+    def test_no_token_costs_none(self, api: Api, db: None) -> None:
+        for header in ({}, {"Authorization": "Bearer x"}):
+            with statements() as run:
+                assert api.get("/auth/sessions", headers=header).status_code == 401
+            assert run() == []
+
+
+class TestRows:
+    def test_a_thousand_refreshes_add_none_and_the_5000th_costs_what_the_first_did(
+        self, user: Any, settings: Any
+    ) -> None:
+        """Row 50."""
+        wide_limits(settings)
+        grant = sessions.open(user)
+        before = (RefreshSession.objects.count(), AuthEvent.objects.count())
+        for number in range(5000):
+            if number == 1000:
+                assert (RefreshSession.objects.count(), AuthEvent.objects.count()) == before
+            grant = sessions.rotate(grant.refresh_token)
+        assert (RefreshSession.objects.count(), AuthEvent.objects.count()) == before
+
+        with statements() as run:
+            newest = sessions.rotate(grant.refresh_token)
+        assert len(run()) == 2
+        with statements() as run:
+            sessions.rotate(grant.refresh_token)
+        assert len(run()) == 2
+        RefreshSession.objects.update(rotated_at="2020-01-01T00:00:00Z")
+        with statements() as run, pytest.raises(Exception, match="credentials"):
+            sessions.rotate(grant.refresh_token)
+        assert len(run()) == 3
+        assert newest.session.pk
+        assert not RefreshSession.objects.exists()
+
+    def test_the_session_and_its_user_come_in_one_statement(self, signed_in: Api) -> None:
+        with statements() as run:
+            signed_in.get("/api/whoami")
+
+        (sql,) = run()
+        assert RefreshSession._meta.db_table in sql
+        assert "JOIN" in sql
