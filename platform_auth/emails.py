@@ -1,0 +1,183 @@
+"""The mails we send: the link of a reset, and notices to the owner of an account.
+
+Each goes to one recipient, the address that is stored, in the language of the request that caused it, as text
+and HTML, through Django's e-mail backend. Templates, overridable: `platform_auth/email/<name>.subject.txt`,
+`.txt`, `.html`, where the name is `reset_link`, or for a notice its own name if there is such a file, else
+`notice`.
+"""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.contrib.auth import get_user_model
+from django.core import mail
+from django.core.exceptions import ValidationError
+from django.core.mail import EmailMultiAlternatives
+from django.core.validators import validate_email
+from django.template.loader import render_to_string
+from django.utils import timezone, translation
+from django.utils.dateparse import parse_datetime
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_variables
+
+from . import catalogue, outbox
+from .client import NOBODY, Client
+from .conf import conf
+
+logger = logging.getLogger("platform_auth")
+
+TIMEOUT = 15.0
+"""Seconds for each step with a mail server that says nothing, where EMAIL_TIMEOUT is not set:
+Django's own default is to wait for ever."""
+
+NOTICES: dict[str, tuple[str | Promise, str | Promise]] = {
+    "password_reset": (
+        _("Your password was reset"),
+        _("The password was set anew by a link that we mailed to you. All devices were logged out."),
+    ),
+    "password_changed": (
+        _("Your password was changed"),
+        _("The password of your account was changed. All other devices were logged out."),
+    ),
+    "factor_enabled": (
+        _("Two-factor authentication is on"),
+        _("Your account now asks for a one-time password at log-in. All other devices were logged out."),
+    ),
+    "factor_disabled": (
+        _("Two-factor authentication is off"),
+        _("Your account no longer asks for a one-time password at log-in."),
+    ),
+    "recovery_code_used": (
+        _("A recovery code was used"),
+        _("One of your recovery codes took the place of a one-time password. It does not work again."),
+    ),
+    "identity_linked": (
+        _("A provider account was linked"),
+        _("Your account can now also be opened by logging in at another provider."),
+    ),
+}
+"""Subject and text of each notice."""
+
+
+class Undelivered(Exception):
+    """The mail server did not take a mail. The text says why and quotes neither the mail nor the server."""
+
+
+def send_notice(user: Any, notice: str, *, client: Client = NOBODY, **context: Any) -> None:
+    """Mail a notice of NOTICES to the owner of an account, off the request.
+
+    `client` is who did it; `context`, JSON values without secrets, reaches the templates (`provider`: its
+    label).
+    """
+    outbox.hand_over(
+        deliver_notice,
+        user_id=str(user.pk),
+        notice=notice,
+        language=translation.get_language(),
+        at=timezone.now().isoformat(),
+        address=client.address,
+        device=client.device,
+        context=context,
+    )
+
+
+@outbox.job
+def deliver_notice(
+    *,
+    user_id: str,
+    notice: str,
+    language: str | None,
+    at: str,
+    address: str | None,
+    device: str,
+    context: dict[str, Any],
+    attempt: int,
+) -> None:
+    """Send a notice now. Raises outbox.TryAgain."""
+    user = get_user_model()._base_manager.filter(pk=user_id).first()
+    if user is None:
+        return
+    with translation.override(language):
+        headline, text = NOTICES[notice]
+        facts = {"notice": notice, "headline": headline, "text": text, "address": address, "device": device}
+        try:
+            send(user, (notice, "notice"), {**context, **facts, "at": _time(at)})
+        except Undelivered as error:
+            raise outbox.TryAgain(str(error)) from None
+
+
+@sensitive_variables()
+def send_reset_link(user: Any, *, url: str, lifetime: timedelta, language: str | None) -> None:
+    """Send the link of a reset now. Raises Undelivered."""
+    minutes = max(1, round(lifetime.total_seconds() / 60))
+    with translation.override(language):
+        send(user, ("reset_link",), {"url": url, "minutes": minutes})
+
+
+@sensitive_variables()
+def send(user: Any, names: tuple[str, ...], context: dict[str, Any]) -> None:
+    """Render a mail by the first template that exists, and send it to the stored address. Raises Undelivered.
+
+    An account without a good address gets none: the log says it.
+    """
+    recipient = getattr(user, user.get_email_field_name()) or ""
+    try:
+        validate_email(recipient)
+    except ValidationError:
+        logger.warning("no mail %s to user %s: the account has no valid e-mail address", names[0], user.pk)
+        return
+    everywhere = {
+        "user": user,
+        "site": urlsplit(conf.PUBLIC_URL or "").netloc,
+        "language": catalogue.language(),
+        "direction": catalogue.direction(),
+    }
+    subject, text, html = (
+        render_to_string([f"platform_auth/email/{name}.{ending}" for name in names], everywhere | context)
+        for ending in ("subject.txt", "txt", "html")
+    )
+    message = EmailMultiAlternatives(
+        subject=" ".join(subject.split()),
+        body=text.strip() + "\n",
+        to=[recipient],
+        # RFC 3834: no out-of-office replies to this.
+        headers={"Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "All"},
+    )
+    message.attach_alternative(html, "text/html")
+    try:
+        _mailer().send_messages([message])
+    except Exception as error:
+        # Not chained, and not quoted: some backends put the mail, and so the link, into their exceptions.
+        reason = _describe(error)
+    else:
+        return
+    raise Undelivered(reason)
+
+
+def _mailer() -> Any:
+    """Return Django's e-mail backend, with a timeout."""
+    # Django 6.1 has `mailers` and deprecates `get_connection`.
+    backend: Any = mail.mailers.default if hasattr(mail, "mailers") else mail.get_connection()
+    if getattr(backend, "timeout", TIMEOUT) is None:
+        backend.timeout = TIMEOUT
+    return backend
+
+
+def _describe(error: Exception) -> str:
+    """Say what went wrong with a mail, without the words of others."""
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    if isinstance(error, smtplib.SMTPResponseException):
+        return f"{name} {error.smtp_code}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{name}: {error.strerror}"
+    return name
+
+
+def _time(text: str) -> datetime | None:
+    return parse_datetime(text)

@@ -1,0 +1,28 @@
+"""What the tests read out of mails."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from django.core.mail import EmailMultiAlternatives
+
+_LINK = re.compile(r"https?://[^\s\"<>]+")
+
+
+def link_of(message: Any) -> str:
+    """Return the one link of a mail, the same in its text and in its HTML."""
+    assert isinstance(message, EmailMultiAlternatives)
+    (link,) = _LINK.findall(str(message.body))
+    html = str(message.alternatives[0][0])
+    (linked,) = re.findall(r'href="([^"]+)"', html)
+    assert linked.replace("&amp;", "&") == link
+    assert len(_LINK.findall(html)) == 1
+    return link
+
+
+def token_of(message: Any) -> str:
+    """Return the token in a reset mail's link."""
+    (token,) = parse_qs(urlsplit(link_of(message)).query)["token"]
+    return token

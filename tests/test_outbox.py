@@ -1,0 +1,408 @@
+"""Work that leaves the request: by a thread, by Django's task framework, inline."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import django
+import pytest
+from django.db import DatabaseError, OperationalError, connections, transaction
+from django.utils.module_loading import import_string
+
+from platform_auth import outbox
+from platform_auth.models import AuthEvent
+from tests.conftest import Api, make_user
+from tests.mail_server import MailServer
+
+TASKS = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
+
+done: list[Any] = []
+"""What the jobs of these tests leave behind."""
+
+
+@outbox.job
+def note(*, what: str, attempt: int) -> None:
+    done.append((what, attempt, threading.current_thread().name))
+
+
+@outbox.job
+def fail(*, how: str, times: int, attempt: int) -> None:
+    done.append((how, attempt, threading.current_thread().name))
+    if attempt <= times:
+        raise {"later": outbox.TryAgain, "bug": ValueError, "database": OperationalError}[how]("no")
+
+
+@outbox.job
+def clock(*, attempt: int) -> None:
+    done.append(time.monotonic())
+
+
+@outbox.job
+def look(*, attempt: int) -> None:
+    AuthEvent.objects.count()
+    done.append(connections["default"].connection is not None)
+    done.append(connections["default"])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_done() -> Iterator[None]:
+    done.clear()
+    yield
+    assert outbox.finish(timeout=30)
+    done.clear()
+
+
+@pytest.fixture
+def by_thread(settings: Any) -> None:
+    settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "MAIL_DELIVERY": "thread"}
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("by_thread")
+class TestThread:
+    def test_it_starts_when_the_answer_is_out(self) -> None:
+        """Row 63: the work for an account that exists must not slow down the answer."""
+        began = time.monotonic()
+        outbox.hand_over(clock)
+        wait_until(lambda: bool(done))
+
+        (started,) = done
+        assert started - began >= outbox.STARTS_AFTER[0]
+
+    def test_it_is_a_thread_of_its_own(self) -> None:
+        outbox.hand_over(note, what="x")
+        wait_until(lambda: bool(done))
+
+        assert done == [("x", 1, "platform_auth-outbox")]
+
+    def test_it_survives_a_job_that_breaks(self, caplog: Any) -> None:
+        outbox.hand_over(fail, how="bug", times=9)
+        outbox.hand_over(note, what="x")
+        wait_until(lambda: len(done) == 2)
+
+        outbox.finish()
+        assert [what for what, *_rest in sorted(done)] == ["bug", "x"]
+        assert "failed" in caplog.text
+
+    @pytest.mark.parametrize("how", ["later", "database"])
+    def test_what_can_be_done_later_is_tried_again(self, how: str, caplog: Any) -> None:
+        outbox.hand_over(fail, how=how, times=1)
+
+        wait_until(lambda: len(done) == 2)
+
+        assert [attempt for _what, attempt, _thread in done] == [1, 2]
+        assert "next attempt in 2 s" in caplog.text
+
+    def test_the_end_of_a_process_does_what_waits_at_once_and_once(self, caplog: Any) -> None:
+        outbox._worker.put(outbox._name_of(fail), {"how": "later", "times": 9}, delay=3600)
+        for number in range(5):
+            outbox.hand_over(note, what=str(number))
+
+        assert outbox.finish(timeout=60)
+
+        assert len(done) == 6
+        assert "failed for good" in caplog.text
+
+    def test_it_gives_up_in_the_end(self, caplog: Any) -> None:
+        worker = outbox._Worker()
+        name = outbox._name_of(fail)
+
+        worker.put(name, {"how": "later", "times": 99}, attempt=len(outbox.RETRIES_AFTER) + 1, delay=0)
+        wait_until(lambda: "failed for good" in caplog.text)
+
+        assert worker._waiting == []
+
+    def test_it_leaves_no_connection_open(self) -> None:
+        outbox.hand_over(look)
+        outbox.finish()
+
+        was_open, used = done
+        assert was_open
+        assert used.connection is None
+        assert used is not connections["default"]
+
+    def test_it_waits_for_the_callers_commit(self) -> None:
+        with contextlib.suppress(DatabaseError), transaction.atomic():
+            outbox.hand_over(note, what="rolled back")
+            raise DatabaseError
+        with transaction.atomic():
+            outbox.hand_over(note, what="committed")
+            outbox.finish()
+            assert done == []
+
+        outbox.finish()
+        assert [what for what, *_rest in done] == ["committed"]
+
+    def test_it_holds_so_many_and_no_more(self, caplog: Any) -> None:
+        worker = outbox._Worker()
+        name = outbox._name_of(note)
+
+        for number in range(outbox.MAX_WAITING + 3):
+            worker.put(name, {"what": str(number)}, delay=3600)
+
+        assert len(worker._waiting) == outbox.MAX_WAITING
+        assert caplog.text.count("was dropped") == 3
+
+    def test_many_callers_at_once_lose_nothing(self) -> None:
+        threads = [
+            threading.Thread(target=lambda: [outbox.hand_over(note, what="x") for _ in range(50)])
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        outbox.finish()
+        assert len(done) == 400
+
+
+SCRIPT = """
+import os, sys
+import django
+from django.conf import settings
+settings.configure(
+    SECRET_KEY="x" * 50,
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django_otp", "platform_auth"],
+    PLATFORM_AUTH={"PUBLIC_URL": "https://site.example"},
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+)
+django.setup()
+from platform_auth import outbox
+
+@outbox.job
+def say(*, what, attempt):
+    os.write(1, f"{what}\\n".encode())
+"""
+
+
+def run_script(body: str) -> list[str]:
+    """Run a host's process; return the lines that its jobs wrote."""
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-W",
+            "ignore::DeprecationWarning",
+            "-c",
+            SCRIPT + textwrap.dedent(body),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
+    return sorted(result.stdout.split())
+
+
+class TestProcess:
+    """What happens to the thread when its process ends or forks."""
+
+    def test_a_process_that_ends_finishes_its_jobs(self) -> None:
+        assert run_script('for n in range(3): outbox.hand_over(say, what=f"job{n}")') == [
+            "job0",
+            "job1",
+            "job2",
+        ]
+
+    def test_a_process_that_is_told_to_end_finishes_its_jobs(self) -> None:
+        """As an application server does it: SIGTERM becomes SystemExit in a worker."""
+        body = """
+            import signal, time
+            signal.signal(signal.SIGTERM, lambda *args: sys.exit(0))
+            outbox.hand_over(say, what="job")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        """
+        assert run_script(body) == ["job"]
+
+    def test_a_forked_child_has_a_thread_of_its_own_and_none_of_the_parents_jobs(self) -> None:
+        """As gunicorn does it with --preload."""
+        body = """
+            outbox.hand_over(say, what="parent")
+            child = os.fork()
+            outbox.hand_over(say, what="child" if child == 0 else "parent-too")
+            if child:
+                os.waitpid(child, 0)
+        """
+        assert run_script(body) == ["child", "parent", "parent-too"]
+
+    def test_a_child_forked_while_the_lock_is_held_does_not_hang(self) -> None:
+        body = """
+            with outbox._worker._changed:
+                child = os.fork()
+                if child == 0:
+                    outbox.hand_over(say, what="child")
+                    sys.exit(0)
+            os.waitpid(child, 0)
+        """
+        assert run_script(body) == ["child"]
+
+
+@pytest.mark.django_db
+class TestInline:
+    @pytest.mark.parametrize("how", ["later", "bug", "database"])
+    def test_what_goes_wrong_is_logged_and_never_raised(self, how: str, caplog: Any) -> None:
+        outbox.hand_over(fail, how=how, times=9)
+
+        assert len(done) == 1
+        assert "failed" in caplog.text
+
+    def test_it_runs_in_the_caller(self) -> None:
+        outbox.hand_over(note, what="x")
+
+        assert done == [("x", 1, threading.current_thread().name)]
+
+
+@pytest.mark.django_db(transaction=True)
+class TestTask:
+    """Django's task framework: 6.0 has it, django-tasks brings it to 5.2."""
+
+    @pytest.fixture(autouse=True)
+    def _by_task(self, settings: Any) -> None:
+        pytest.importorskip(TASKS)
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "MAIL_DELIVERY": "task"}
+        settings.TASKS = {"default": {"BACKEND": f"{TASKS}.backends.dummy.DummyBackend"}}
+        self.backend().clear()
+
+    def backend(self) -> Any:
+        handler = import_string(f"{TASKS}.task_backends")
+        return handler["default"]
+
+    def test_a_worker_finds_the_task_by_its_path(self) -> None:
+        assert import_string(outbox.run_job.module_path) is outbox.run_job
+
+    def test_the_job_is_enqueued_as_json(self, api: Api, user: Any) -> None:
+        api.post("/auth/password/request", {"email": user.email})
+
+        (result,) = self.backend().results
+        name, arguments, attempt = result.args
+        assert (name, attempt) == ("passwords.answer_request", 1)
+        assert json.loads(json.dumps(arguments)) == arguments
+        assert set(arguments) == {"email", "within_limit", "reset_url", "language", "address", "user_agent"}
+
+    def test_a_worker_sends_the_mail_and_the_queue_holds_no_token(
+        self, api: Api, user: Any, mailoutbox: list[Any]
+    ) -> None:
+        """Row 120."""
+        api.post("/auth/password/request", {"email": user.email})
+
+        backend = self.backend()
+        for number in range(2):
+            outbox.run_job.call(*backend.results[number].args)
+
+        assert [message.to for message in mailoutbox] == [[user.email]]
+        assert [result.args[0] for result in backend.results] == [
+            "passwords.answer_request",
+            "passwords.deliver_link",
+        ]
+        assert "ey" not in str(backend.results[1].args[1]["token_id"])
+
+    def test_what_can_be_done_later_is_enqueued_for_later(self) -> None:
+        outbox.run_job.call(outbox._name_of(fail), {"how": "later", "times": 9}, 1)
+
+        (result,) = self.backend().results
+        assert result.args[2] == 2
+        assert result.task.run_after is not None
+
+    def test_the_last_attempt_is_a_failed_task(self) -> None:
+        with pytest.raises(outbox.TryAgain):
+            outbox.run_job.call(outbox._name_of(fail), {"how": "later", "times": 99}, 6)
+
+    def test_a_queue_that_is_down_is_logged_and_never_raised(
+        self, settings: Any, api: Api, caplog: Any
+    ) -> None:
+        settings.TASKS = {"default": {"BACKEND": "nowhere.Backend"}}
+
+        response = api.post("/auth/password/request", {"email": make_user().email})
+
+        assert response.status_code == 204
+        assert "could not be handed over" in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("by_thread")
+class TestMailServer:
+    """Issue: mail server down or slow: the caller sees nothing, the log says it, a retry happens."""
+
+    @pytest.fixture(autouse=True)
+    def _smtp(self, settings: Any) -> None:
+        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+        settings.EMAIL_HOST = "127.0.0.1"
+
+    def outcomes(self) -> list[str]:
+        rows = AuthEvent.objects.filter(kind=AuthEvent.Kind.RESET_REQUESTED).order_by("pk")
+        return list(rows.values_list("reason", flat=True))
+
+    def test_a_slow_one_does_not_slow_the_answer(self, api: Api, user: Any, settings: Any) -> None:
+        with MailServer("slow", pause=3.0) as server:
+            settings.EMAIL_PORT = server.port
+            began = time.monotonic()
+            response = api.post("/auth/password/request", {"email": user.email})
+            took = time.monotonic() - began
+            outbox.finish()
+
+            assert (response.status_code, took < server.pause) == (204, True)
+            assert [recipients for recipients, _message in server.mails] == [[user.email]]
+
+    def test_one_that_was_down_gets_the_mail_later(
+        self, api: Api, user: Any, settings: Any, caplog: Any
+    ) -> None:
+        with MailServer() as server:
+            settings.EMAIL_PORT = server.port
+        response = api.post("/auth/password/request", {"email": user.email})
+        wait_until(lambda: self.outcomes() == ["mail_error"])
+
+        with MailServer(port=settings.EMAIL_PORT) as server:
+            wait_until(lambda: bool(server.mails))
+            outbox.finish()
+
+        assert response.status_code == 204
+        assert self.outcomes() == ["mail_error", "sent"]
+        assert "next attempt in 2 s: builtins.ConnectionRefusedError" in caplog.text
+
+    def test_one_that_refuses_is_logged_without_its_words(
+        self, api: Api, user: Any, settings: Any, caplog: Any
+    ) -> None:
+        with MailServer("refuses") as server:
+            settings.EMAIL_PORT = server.port
+            api.post("/auth/password/request", {"email": user.email})
+            outbox.finish()
+
+        assert "smtplib.SMTPRecipientsRefused" in caplog.text
+        assert user.email not in caplog.text
+
+    def test_one_that_says_nothing_does_not_hold_the_thread_for_ever(
+        self, api: Api, user: Any, settings: Any, monkeypatch: Any
+    ) -> None:
+        from platform_auth import emails
+
+        monkeypatch.setattr(emails, "TIMEOUT", 0.5)
+        with MailServer("silent") as server:
+            settings.EMAIL_PORT = server.port
+            api.post("/auth/password/request", {"email": user.email})
+
+            assert outbox.finish(timeout=60)
+
+        assert self.outcomes() == ["mail_error"]
