@@ -1,0 +1,110 @@
+"""Which URLs we send people to. A URL is judged as a string, before anything is looked up.
+
+Two lists decide: a `reset_url` must equal an entry byte for byte; a `redirect` must be a local path, have the origin
+of PUBLIC_URL, or equal an entry. Before either comparison a filter refuses whatever two parsers could read
+differently, so that what we compare is what a browser follows (WHATWG URL against RFC 3986).
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext as _
+
+from . import errors
+from .conf import conf
+
+MAX_LENGTH = 2048
+PLACEHOLDER = "{token}"
+
+_PRINTABLE = re.compile(r"[!-~]+")
+_UNSAFE_CHARACTERS = re.compile(r"[\\\"'<>^`{|}]")
+_UNSAFE_ESCAPES = re.compile(r"%(?![0-9a-f]{2})|%(?:[01][0-9a-f]|7f)", re.IGNORECASE)
+_UNSAFE_PATH_ESCAPES = re.compile(r"%(?:2e|2f|5c)", re.IGNORECASE)
+_ORIGIN = re.compile(
+    r"(?P<scheme>https?)://"
+    r"(?P<host>[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\])"
+    r"(?::(?P<port>[1-9][0-9]{0,4}))?"
+)
+
+
+def check_reset_url(url: str) -> str:
+    """Return `url` if a reset mail may link to it. Raises InvalidPayload, the same for every refusal."""
+    if url not in conf.PASSWORD_RESET_URL_ALLOW_LIST or not is_unambiguous(url, for_reset=True):
+        raise errors.InvalidPayload(_("This URL is not in PASSWORD_RESET_URL_ALLOW_LIST."), field="reset_url")
+    return url
+
+
+def check_redirect(url: str) -> str:
+    """Return the absolute URL of `redirect` if a browser may be sent there. Raises InvalidPayload."""
+    if is_unambiguous(url):
+        if is_local_path(url):
+            return f"{origin_of(public_url())}{url}"
+        if url in conf.OAUTH_REDIRECT_ALLOW_LIST or origin_of(url) == origin_of(public_url()):
+            return url
+    raise errors.InvalidPayload(_("This URL is not in OAUTH_REDIRECT_ALLOW_LIST."), field="redirect")
+
+
+def is_unambiguous(url: str, *, for_reset: bool = False) -> bool:
+    """Return whether every parser reads a URL (or local path) alike.
+
+    A reset URL may also hold a fragment and the placeholder of the token.
+    """
+    plain = url.replace(PLACEHOLDER, "token") if for_reset else url
+    if not 1 <= len(url) <= MAX_LENGTH or not _PRINTABLE.fullmatch(plain):
+        return False
+    if _UNSAFE_CHARACTERS.search(plain) or _UNSAFE_ESCAPES.search(plain):
+        return False
+    if "#" in plain and not for_reset:
+        return False
+    if is_local_path(plain):
+        path = re.split(r"[?#]", plain)[0]
+    else:
+        origin = _ORIGIN.match(plain)
+        if origin is None or int(origin["port"] or 0) > 65535:
+            return False
+        rest = plain[origin.end() :]
+        if rest and rest[0] not in "/?#":
+            return False
+        path = re.split(r"[?#]", rest)[0]
+    if "//" in path or _UNSAFE_PATH_ESCAPES.search(path):
+        return False
+    return not any(segment in (".", "..") for segment in path.split("/"))
+
+
+def is_local_path(url: str) -> bool:
+    """Return whether a URL is a path of this site ("/..." but not "//...")."""
+    return url.startswith("/") and not url.startswith(("//", "/\\"))
+
+
+def public_url() -> str:
+    """Return PUBLIC_URL without a trailing slash. Raises ImproperlyConfigured where it is missing."""
+    if conf.PUBLIC_URL is None:
+        raise ImproperlyConfigured('Set PLATFORM_AUTH["PUBLIC_URL"] to the base URL of this site.')
+    return conf.PUBLIC_URL
+
+
+def with_token(url: str, token: str) -> str:
+    """Put a reset token where {token} stands, else into the query of a URL."""
+    if PLACEHOLDER in url:
+        return url.replace(PLACEHOLDER, quote(token, safe=""))
+    return with_parameter(url, "token", token)
+
+
+def with_parameter(url: str, name: str, value: str) -> str:
+    """Add one parameter to the query of a URL, before its fragment, keeping what is there."""
+    rest, hash_sign, fragment = url.partition("#")
+    separator = "" if rest.endswith(("?", "&")) else "&" if "?" in rest else "?"
+    return f"{rest}{separator}{quote(name, safe='')}={quote(value, safe='')}{hash_sign}{fragment}"
+
+
+def origin_of(url: str) -> str | None:
+    """Return the origin of an absolute URL as a browser writes it: default ports left out."""
+    match = _ORIGIN.match(url)
+    if match is None or (url[match.end() :] and url[match.end()] not in "/?#"):
+        return None
+    default = {"http": "80", "https": "443"}[match["scheme"]]
+    port = f":{match['port']}" if match["port"] and match["port"] != default else ""
+    return f"{match['scheme']}://{match['host']}{port}"

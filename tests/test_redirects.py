@@ -1,0 +1,393 @@
+"""Which URLs we send people to: `reset_url` and `redirect` against two parsers that are not ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from platform_auth import errors, redirects
+from tests.conftest import Api
+
+HOSTILE = json.loads((Path(__file__).parent / "data" / "hostile-urls.json").read_text())
+PUBLIC_URL = HOSTILE["allowed"]["PUBLIC_URL"]
+ENTRY = HOSTILE["allowed"]["reset_url"][0]
+
+
+@pytest.fixture(autouse=True)
+def _lists(settings: Any) -> None:
+    settings.PLATFORM_AUTH = {
+        **settings.PLATFORM_AUTH,
+        "PUBLIC_URL": PUBLIC_URL,
+        "PASSWORD_RESET_URL_ALLOW_LIST": [ENTRY],
+        "OAUTH_REDIRECT_ALLOW_LIST": ["https://app.example:8443/done?x=1", "http://[::1]/x"],
+    }
+
+
+def accepts(check: Any, url: Any) -> bool:
+    try:
+        check(url)
+    except errors.InvalidPayload:
+        return False
+    return True
+
+
+class TestHostileURLs:
+    """Rows 78 to 80, 82: strings that look like an allowed URL to one parser or another."""
+
+    @pytest.mark.parametrize("url", HOSTILE["refused_reset_url"])
+    def test_none_passes_as_reset_url(self, url: str) -> None:
+        assert not accepts(redirects.check_reset_url, url)
+
+    @pytest.mark.parametrize("url", HOSTILE["refused_redirect"])
+    def test_none_passes_as_redirect(self, url: str) -> None:
+        assert not accepts(redirects.check_redirect, url)
+
+    @pytest.mark.django_db
+    @pytest.mark.parametrize("url", HOSTILE["refused_reset_url"])
+    def test_none_passes_over_http(self, api: Api, url: str, mailoutbox: list[Any]) -> None:
+        response = api.post("/auth/password/request", {"email": "ann@example.com", "reset_url": url})
+
+        assert response.status_code == 400
+        assert {e["extensions"]["code"] for e in response.json()["errors"]} == {"INVALID_PAYLOAD"}
+        assert {e["extensions"]["field"] for e in response.json()["errors"]} == {"reset_url"}
+        assert response.headers["Content-Type"] == "application/json"
+        assert "Location" not in response.headers
+
+    @pytest.mark.parametrize("url", HOSTILE["refused_reset_url"])
+    def test_listing_one_does_not_let_it_pass(self, settings: Any, url: str) -> None:
+        """The filter comes first: a bad entry is a check error, and nothing is sent there either."""
+        merely_another_url = {
+            "https://evil.example?@allowed.example/reset",
+            "http://allowed.example/reset",
+            "https://evilallowed.example/reset",
+            "https://sub.allowed.example/reset",
+            "https://allowed.example/resetevil",
+            "https://allowed.example/reset/",
+            "https://allowed.example/reset?next=https://evil.example",
+            "https://allowed.example/reset#https://evil.example",
+            "https://xn--llowed-8nf.example/reset",
+            "https://[::1]/reset",
+            "https://2130706433/reset",
+            "https://127.0.0.1/reset",
+        }
+        settings.PLATFORM_AUTH = {
+            **settings.PLATFORM_AUTH,
+            "PASSWORD_RESET_URL_ALLOW_LIST": [url],
+            "OAUTH_REDIRECT_ALLOW_LIST": [url],
+        }
+
+        if url not in merely_another_url:
+            assert not accepts(redirects.check_reset_url, url)
+            assert not accepts(redirects.check_redirect, url)
+
+    @pytest.mark.parametrize("url", ["", "/", None])
+    def test_an_empty_list_refuses_everything(self, settings: Any, url: Any) -> None:
+        """Row 77."""
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "PASSWORD_RESET_URL_ALLOW_LIST": []}
+
+        assert not accepts(redirects.check_reset_url, ENTRY)
+        assert not accepts(redirects.check_reset_url, url)
+
+
+class TestAllowed:
+    def test_an_entry_passes_as_reset_url(self) -> None:
+        assert redirects.check_reset_url(ENTRY) == ENTRY
+
+    @pytest.mark.parametrize(
+        ("redirect", "absolute"),
+        [
+            ("/", f"{PUBLIC_URL}/"),
+            ("/a/b?c=/d&e=%20#".rstrip("#"), f"{PUBLIC_URL}/a/b?c=/d&e=%20"),
+            (f"{PUBLIC_URL}/a", f"{PUBLIC_URL}/a"),
+            (f"{PUBLIC_URL}:443/a", f"{PUBLIC_URL}:443/a"),
+            (PUBLIC_URL, PUBLIC_URL),
+            ("https://app.example:8443/done?x=1", "https://app.example:8443/done?x=1"),
+        ],
+    )
+    def test_a_local_path_the_own_origin_and_an_entry_pass_as_redirect(
+        self, redirect: str, absolute: str
+    ) -> None:
+        assert redirects.check_redirect(redirect) == absolute
+
+    @pytest.mark.parametrize(
+        "redirect",
+        [
+            "https://app.example:8443/done?x=2",
+            "https://app.example:8443/done",
+            f"{PUBLIC_URL}:444/a",
+            f"{PUBLIC_URL}.evil.example/",
+            f"{PUBLIC_URL}#",
+            "/a#b",
+            "/a/../b",
+            "/a/./b",
+            "/a/.",
+            "/a//b",
+            "/%2e%2e/",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a%00",
+            "/a?b=%0d%0aSet-Cookie:x",
+            "/a?b=%7f",
+            "/a%",
+            "/a%zz",
+            "/{token}",
+            "/'",
+            "a",
+            "",
+            "/" + "a" * 2048,
+        ],
+    )
+    def test_its_neighbours_do_not(self, redirect: str) -> None:
+        assert not accepts(redirects.check_redirect, redirect)
+
+    @pytest.mark.parametrize(
+        "url", ["//evil.example", "/\\evil.example", "///", "https://a.example/", "a", ""]
+    )
+    def test_a_local_path_has_one_slash_in_front(self, url: str) -> None:
+        assert not redirects.is_local_path(url)
+
+
+class TestToken:
+    """Row 67."""
+
+    @pytest.mark.parametrize(
+        ("url", "expected"),
+        [
+            ("https://a.example/r", "https://a.example/r?token=T"),
+            ("https://a.example/r?", "https://a.example/r?token=T"),
+            ("https://a.example/r?x=1", "https://a.example/r?x=1&token=T"),
+            ("https://a.example/r?x=1&", "https://a.example/r?x=1&token=T"),
+            ("https://a.example/r#f", "https://a.example/r?token=T#f"),
+            ("https://a.example/#/r/{token}", "https://a.example/#/r/T"),
+            ("https://a.example/{token}?x=1", "https://a.example/T?x=1"),
+        ],
+    )
+    def test_it_stands_where_the_placeholder_does_else_in_the_query(self, url: str, expected: str) -> None:
+        assert redirects.with_token(url, "T") == expected
+
+    @given(st.text(min_size=1, max_size=60).filter(lambda text: text.isprintable()))
+    def test_any_value_comes_back_from_the_query(self, value: str) -> None:
+        url = redirects.with_parameter("https://a.example/r?x=1#f", "token", value)
+
+        assert parse_qs(urlsplit(url).query)["token"] == [value]
+        assert url.isascii()
+        assert not set(url) & set("\"'<>\\ \r\n")
+
+
+# A browser's parser
+
+
+BROWSER = """
+const lines = require('readline').createInterface({input: process.stdin});
+lines.on('line', line => {
+  const [url, base] = JSON.parse(line);
+  let read = null;
+  try { const u = new URL(url, base); read = [u.origin, u.pathname, u.search, u.href]; } catch (error) {}
+  process.stdout.write(JSON.stringify(read) + '\\n');
+});
+"""
+
+
+class Browser:
+    """The WHATWG URL parser of one node process: what a browser makes of a Location header or a link."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            ["node", "-e", BROWSER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def read(self, url: str, base: str = "https://evil.example/x/") -> Any:
+        """Return [origin, path, query, href], or None where a browser would not go."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps([url, base]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.close()
+        self.process.wait(timeout=10)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed: its URL parser is the browser's in this test")
+    process = Browser()
+    yield process
+    process.close()
+
+
+_pieces = st.sampled_from(
+    [
+        *(
+            "https://allowed.example",
+            "allowed.example",
+            "evil.example",
+            "https://",
+            "http://",
+            "https:",
+            "//",
+            "/",
+        ),
+        *(
+            "\\",
+            "@",
+            ":",
+            "?",
+            "#",
+            ".",
+            "..",
+            "%",
+            "%2e",
+            "%2f",
+            "%5c",
+            "%00",
+            "%0a",
+            "%7f",
+            "%40",
+            "%25",
+            "&",
+            "=",
+        ),
+        *(
+            "\t",
+            "\n",
+            "\r",
+            " ",
+            "\x00",
+            "\u3002",
+            "\uff0f",
+            "\uff41",
+            "\u2044",
+            "\u00ad",
+            "xn--",
+            "[::1]",
+            "127.1",
+        ),
+        *(
+            "0x7f.1",
+            "2130706433",
+            "443",
+            ":443",
+            ":0",
+            "javascript:",
+            "data:",
+            "reset",
+            "a",
+            "A",
+            ";",
+            ",",
+            "!",
+            "~",
+        ),
+        *(
+            "|",
+            "^",
+            "`",
+            "{",
+            "}",
+            "{token}",
+            "'",
+            '"',
+            "<",
+            ">",
+            "*",
+            "$",
+            "(",
+            ")",
+            "+",
+            "_",
+            "-",
+            "é",
+            "\U0001f600",
+        ),
+    ]
+)
+urls = st.one_of(
+    st.lists(_pieces, min_size=1, max_size=8).map("".join),
+    st.lists(_pieces, max_size=6).map(lambda pieces: "/" + "".join(pieces)),
+    st.lists(_pieces, max_size=6).map(lambda pieces: PUBLIC_URL + "".join(pieces)),
+    st.lists(_pieces, max_size=6).map(lambda pieces: PUBLIC_URL + "/" + "".join(pieces)),
+    st.text(alphabet=st.characters(min_codepoint=1, max_codepoint=0x7F), max_size=20).map(lambda t: "/" + t),
+    st.text(max_size=30),
+)
+many = hypothesis_settings(
+    max_examples=1000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+)
+
+
+@pytest.mark.node
+class TestBrowser:
+    """Row 80: what is accepted means the same to a browser, to urllib and to us."""
+
+    @many
+    @given(url=urls)
+    @example(url="/\t/evil.example")
+    @example(url="https:allowed.example")
+    @example(url=f"{PUBLIC_URL}\\@evil.example")
+    def test_an_accepted_redirect_leads_where_we_think(self, browser: Browser, url: str) -> None:
+        try:
+            absolute = redirects.check_redirect(url)
+        except errors.InvalidPayload:
+            return
+
+        listed = url == "https://app.example:8443/done?x=1"
+        parts = urlsplit(absolute)
+        origin, path, query, _href = browser.read(absolute)
+        # Whatever page the browser is on: the Location is absolute.
+        assert origin == ("https://app.example:8443" if listed else PUBLIC_URL)
+        assert path == (parts.path or "/")
+        assert query == (f"?{parts.query}" if parts.query else "")
+        assert parts.hostname == urlsplit(origin).hostname
+        assert (parts.username, parts.password, parts.fragment) == (None, None, "")
+
+    @many
+    @given(url=urls)
+    def test_an_accepted_local_path_is_one_to_the_browser(self, browser: Browser, url: str) -> None:
+        if not (redirects.is_local_path(url) and redirects.is_unambiguous(url)):
+            return
+
+        origin, path, query, _href = browser.read(url, f"{PUBLIC_URL}/somewhere/else")
+        assert origin == PUBLIC_URL
+        assert path + query == url.removesuffix("?") or path + query == url
+
+    @many
+    @given(url=urls, token=st.from_regex(r"[A-Za-z0-9_-]{1,9}\.[A-Za-z0-9_-]{1,9}", fullmatch=True))
+    def test_an_accepted_reset_url_leads_where_we_think(self, browser: Browser, url: str, token: str) -> None:
+        if not redirects.is_unambiguous(url, for_reset=True) or redirects.is_local_path(url):
+            return
+        read = browser.read(url.replace("{token}", "token"))
+        if read is None:
+            # A host such as "xn--": a browser goes nowhere.
+            return
+
+        ours = redirects.origin_of(url)
+        assert ours is not None
+        host = str(urlsplit(ours).hostname)
+        is_address = host[-1].isdigit() or host.rpartition(".")[2].startswith("0x") or ":" in host
+        # Other spellings of an address (127.1) are the listing admin's choice; the origin is an address all the same.
+        assert is_address or read[0] == ours
+        linked = redirects.with_token(url, token)
+        origin, _path, _query, href = browser.read(linked)
+        assert origin == read[0]
+        assert token in href
