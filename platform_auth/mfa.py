@@ -1,0 +1,261 @@
+"""The second factor of a signed-in user: set up, confirm, remove; recovery codes.
+
+A secret counts only once a code of it was shown, so nobody locks themselves out with a QR code that they
+never scanned. What changes a factor locks the user's row first, as `sessions.open` does: a log-in that
+verified no factor while one was being enabled either sees it or finds its session ended.
+"""
+
+from __future__ import annotations
+
+import hmac
+from datetime import timedelta
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from django.db import IntegrityError, router, transaction
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.debug import sensitive_variables
+
+from . import (
+    client,
+    contention,
+    credentials,
+    emails,
+    errors,
+    events,
+    factors,
+    sessions,
+    signals,
+    totp,
+    user_rows,
+)
+from .conf import conf
+from .models import AuthEvent, PendingFactor, RecoveryCode, RefreshSession, TOTPFactor
+
+PENDING_FOR = timedelta(minutes=10)
+"""How long a secret waits for its first code."""
+
+
+class Status(NamedTuple):
+    """Where a user stands: is there a factor, must there be one, how many recovery codes are left."""
+
+    enabled: bool
+    required: bool
+    recovery_codes_left: int
+
+
+class Enrolment(NamedTuple):
+    """A new secret for an authenticator app: base32, otpauth:// URL, <svg> element. Shown this once."""
+
+    secret: str
+    otpauth_url: str
+    qr_svg: str
+
+    def __repr__(self) -> str:
+        return "<Enrolment>"
+
+
+def status(user: Any) -> Status:
+    """Return where a user stands."""
+    return Status(factors.is_enrolled(user), factors.is_required_for(user), factors.recovery_codes_left(user))
+
+
+@sensitive_variables()
+def generate(session: RefreshSession, *, password: str | None = None, request: HttpRequest) -> Enrolment:
+    """Give a session a secret to confirm within ten minutes; the one before is dead. Nothing is on yet.
+
+    Raises what `credentials.confirm` does, and InvalidPayload if a factor is on.
+    """
+    user = session.user
+    credentials.confirm(request, session, password=password)
+    _refuse_if_enrolled(user)
+    secret = totp.new_secret()
+    _keep_pending(session, secret)
+    url = totp.provisioning_url(secret, issuer=_issuer(), account=_account(user))
+    return Enrolment(secret, url, totp.qr_svg(url))
+
+
+@sensitive_variables()
+def enable(
+    session: RefreshSession, *, secret: str, otp: str, request: HttpRequest, with_recovery_codes: bool = True
+) -> list[str]:
+    """Turn on the secret that `generate` gave to this session; return the recovery codes, this once.
+
+    Every other session of the user ends. Raises InvalidPayload (another secret, too late, a factor is on
+    already), InvalidOTP, RequestsExceeded, InvalidToken (the session ended meanwhile).
+    """
+    user = session.user
+    who = client.of(request)
+    _refuse_if_enrolled(user)
+    pending = PendingFactor.objects.filter(
+        session_id=session.id, user=user, expires_at__gt=timezone.now()
+    ).first()
+    if pending is None or not hmac.compare_digest(pending.secret.encode(), secret.encode()):
+        raise errors.InvalidPayload(
+            _("Ask for a new secret: this one is not, or no longer, waiting."), field="secret"
+        )
+    step = factors.verify_enrolment(user, secret, otp, client=who)
+    raw_codes = factors.new_recovery_codes() if with_recovery_codes else []
+    _turn_on(session, secret, step=step, raw_codes=raw_codes)
+    events.record(AuthEvent.Kind.FACTOR_ENABLED, user=user, client=who, session_id=session.id)
+    events.announce(signals.factor_enabled, user=user, request=request, client=who)
+    emails.send_notice(user, "factor_enabled", client=who)
+    return raw_codes
+
+
+@sensitive_variables()
+def disable(session: RefreshSession, *, otp: str, request: HttpRequest) -> None:
+    """Remove the factor and its recovery codes, shown a one-time password or a recovery code.
+
+    Raises InvalidPayload (there is no factor), InvalidOTP, RequestsExceeded.
+    """
+    user = session.user
+    who = client.of(request)
+    _require_enrolled(user)
+    factors.verify(user, otp, client=who)
+    if not _turn_off(user):
+        raise _not_enrolled()
+    events.record(AuthEvent.Kind.FACTOR_DISABLED, user=user, client=who, reason="user", session_id=session.id)
+    events.announce(signals.factor_disabled, user=user, request=request, client=who, by="user")
+    emails.send_notice(user, "factor_disabled", client=who)
+
+
+@sensitive_variables()
+def renew_recovery_codes(
+    session: RefreshSession, *, password: str | None = None, otp: str, request: HttpRequest
+) -> list[str]:
+    """Return ten new recovery codes, this once; the old ones are dead.
+
+    Raises what `credentials.confirm` does, InvalidPayload (there is no factor), InvalidOTP, RequestsExceeded.
+    """
+    user = session.user
+    who = client.of(request)
+    credentials.confirm(request, session, password=password)
+    _require_enrolled(user)
+    factors.verify(user, otp, client=who)
+    raw_codes = factors.new_recovery_codes()
+    _replace_codes(user, raw_codes)
+    events.record(AuthEvent.Kind.RECOVERY_CODES_RENEWED, user=user, client=who, session_id=session.id)
+    return raw_codes
+
+
+def reset_by_admin(user: Any, *, request: HttpRequest | None = None) -> bool:
+    """Remove a user's factor and recovery codes on an admin's word; return whether there was one."""
+    if not _turn_off(user):
+        return False
+    who = client.of(request)
+    admin = getattr(request, "user", None)
+    reason = f"admin {admin.pk}" if admin is not None and admin.pk is not None else "admin"
+    events.record(AuthEvent.Kind.FACTOR_DISABLED, user=user, client=who, reason=reason)
+    events.announce(signals.factor_disabled, user=user, request=request, client=who, by="admin")
+    emails.send_notice(user, "factor_disabled")
+    return True
+
+
+@sensitive_variables()
+@contention.retried
+def _keep_pending(session: RefreshSession, secret: str) -> None:
+    """Write the session's pending secret over the one before."""
+    now = timezone.now()
+    pending = PendingFactor(
+        session_id=session.id, user=session.user, created_at=now, expires_at=now + PENDING_FOR
+    )
+    pending.set_secret(secret)
+    rows = PendingFactor.objects.filter(session_id=session.id)
+    changes = {
+        "user": session.user,
+        "sealed_secret": pending.sealed_secret,
+        "created_at": now,
+        "expires_at": pending.expires_at,
+    }
+    if rows.update(**changes):
+        return
+    try:
+        with transaction.atomic(using=router.db_for_write(PendingFactor)):
+            pending.save(force_insert=True)
+    except IntegrityError:
+        # The same session asked twice at the same moment: the later answer holds.
+        rows.update(**changes)
+
+
+@sensitive_variables()
+@contention.retried
+def _turn_on(session: RefreshSession, secret: str, *, step: int, raw_codes: list[str]) -> None:
+    user = session.user
+    # The code that confirms it is spent: it does not log anybody in.
+    factor = TOTPFactor(user=user, name=_("Authenticator app"), last_step=step, last_used_at=timezone.now())
+    factor.set_secret(secret)
+    methods = [*session.methods, *([] if "otp" in session.methods else ["otp"])]
+    try:
+        with transaction.atomic(using=router.db_for_write(TOTPFactor)):
+            if not user_rows.lock(user):
+                raise errors.InvalidToken(challenge=True)
+            # Spent by its row count, so that one secret is not turned on twice.
+            if not PendingFactor.objects.filter(session_id=session.id).delete()[0]:
+                raise errors.InvalidPayload(_("Ask for a new secret: this one is used."), field="secret")
+            kept = RefreshSession.objects.filter(pk=session.pk)
+            if not kept.update(tfa_required=False, amr=" ".join(methods)):
+                raise errors.InvalidToken(challenge=True)
+            TOTPFactor.objects.filter(user=user, confirmed=False).delete()
+            factor.save(force_insert=True)
+            factors.replace_recovery_codes(user, raw_codes)
+            sessions.revoke_all(user, keep=session)
+    except IntegrityError:
+        raise _enrolled() from None
+    session.tfa_required, session.amr = False, " ".join(methods)
+
+
+@contention.retried
+def _turn_off(user: Any) -> bool:
+    """Delete the factor with all that belongs to it; False where there was none."""
+    with transaction.atomic(using=router.db_for_write(TOTPFactor)):
+        user_rows.lock(user)
+        if not TOTPFactor.objects.filter(user=user).delete()[0]:
+            return False
+        RecoveryCode.objects.filter(user=user).delete()
+        PendingFactor.objects.filter(user=user).delete()
+        if factors.is_required_for(user):
+            bound = RefreshSession.objects.filter(user=user)
+            if conf.OAUTH_SATISFIES_MFA:
+                bound = bound.filter(provider="")
+            bound.update(tfa_required=True)
+    return True
+
+
+@sensitive_variables()
+@contention.retried
+def _replace_codes(user: Any, raw_codes: list[str]) -> None:
+    with transaction.atomic(using=router.db_for_write(RecoveryCode)):
+        user_rows.lock(user)
+        # Not if the factor was removed meanwhile: codes without a factor would come back with the next one.
+        _require_enrolled(user)
+        factors.replace_recovery_codes(user, raw_codes)
+
+
+def _refuse_if_enrolled(user: Any) -> None:
+    if factors.is_enrolled(user):
+        raise _enrolled()
+
+
+def _require_enrolled(user: Any) -> None:
+    if not factors.is_enrolled(user):
+        raise _not_enrolled()
+
+
+def _enrolled() -> errors.InvalidPayload:
+    return errors.InvalidPayload(_("A second factor is already enabled."))
+
+
+def _not_enrolled() -> errors.InvalidPayload:
+    return errors.InvalidPayload(_("No second factor is enabled."))
+
+
+def _issuer() -> str:
+    """Return what the app calls this site: its host."""
+    return urlsplit(conf.PUBLIC_URL or "").hostname or conf.ISSUER
+
+
+def _account(user: Any) -> str:
+    return str(getattr(user, user.get_email_field_name(), "") or user.get_username())

@@ -1,0 +1,15 @@
+"""A host whose Django admin is behind the second factor: django-otp's own site, our device."""
+
+from __future__ import annotations
+
+from django.contrib.auth import get_user_model
+from django.urls import include, path
+from django_otp.admin import OTPAdminSite
+
+site = OTPAdminSite(name="admin")
+site.register(get_user_model())
+
+urlpatterns = [
+    path("auth/", include("platform_auth.urls")),
+    path("admin/", site.urls),
+]
