@@ -1,0 +1,334 @@
+"""The story: begin sends the browser away, complete takes it back, finish adds the one-time password.
+
+begin:     row -> backend -> URL of the provider, and a cookie that holds the flow
+complete:  cookie + state -> claimed flow -> backend -> ProviderAccount -> identity -> Grant (or a link)
+finish:    cookie + one-time password -> Grant
+
+The order of `complete` is its protection. Whose flow it is comes first, and the database lets it pass once, before
+anything that came along is believed and before a code is sent anywhere (ASVS 10.2.1; RFC 9700, 4.7).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import time
+import traceback
+from collections.abc import Mapping
+from typing import NamedTuple, cast
+
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, QueryDict
+from django.utils.translation import gettext as _
+from django.views.decorators.debug import sensitive_variables
+from social_core.exceptions import (
+    AuthProviderError,
+    AuthResponseError,
+    SocialAuthBaseException,
+)
+
+from .. import client, errors, events, factors, redirects, sessions, signals
+from ..conf import conf
+from ..models import AuthEvent, Mode, OAuthIdentity, OAuthProvider, RefreshSession
+from ..sessions import Grant
+from . import accounts, flow_state, kinds
+from .flow_state import Flow, Pending
+from .kinds import ProviderAccount
+
+logger = logging.getLogger("platform_auth")
+
+PARAMETERS = ("code", "state", "iss", "error")
+"""What a callback reads. Nothing else of its query or body counts."""
+
+RESERVED_KEYS = frozenset({"pwd", "otp", "mfa"})
+"""What a provider cannot be called: in `amr` it would stand for something else."""
+
+_UNREACHABLE_CODES = frozenset({"connection_failed", "timeout", "tls_error", "unavailable", "rate_limited"})
+
+
+class Begun(NamedTuple):
+    """Where to send the browser, and the cookie that binds the flow to it."""
+
+    url: str
+    cookie: str
+
+    def __repr__(self) -> str:
+        return "<Begun>"
+
+
+class Outcome(NamedTuple):
+    """How a callback ended: a grant, a refusal, or (a link) neither; `redirect` is where the browser goes, or "".
+
+    `cookie` is the flow cookie's new value, `pending` that of a log-in which waits for its one-time password; "" for
+    none.
+    """
+
+    redirect: str
+    cookie: str
+    grant: Grant | None = None
+    refusal: errors.PlatformAuthError | None = None
+    pending: str = ""
+
+    def __repr__(self) -> str:
+        return "<Outcome>"
+
+
+def parameters_of(query: QueryDict) -> dict[str, str]:
+    """Return those of PARAMETERS that came; "" for one that came twice, which stands for nothing."""
+    return {
+        name: query.getlist(name)[0] if len(query.getlist(name)) == 1 else ""
+        for name in PARAMETERS
+        if name in query
+    }
+
+
+def url_at_home(host: str, path: str) -> str:
+    """Return the URL of a path at PUBLIC_URL's host, or "" for a request that came to it.
+
+    The cookie of a flow is the host's that sets it, so the start must be where the callback will be.
+    """
+    home = redirects.origin_of(redirects.public_url()) or ""
+    scheme, _, own = home.partition("://")
+    is_home = host.lower().removesuffix({"http": ":80", "https": ":443"}[scheme]) == own
+    return "" if is_home else f"{home}{path}"
+
+
+def find(key: str) -> OAuthProvider:
+    """Return the enabled provider of a key. Raises RouteNotFound."""
+    # The shape first: PostgreSQL takes no NUL, and not every database tells `github` from `GitHub`.
+    if not OAuthProvider.KEY_SHAPE.fullmatch(key) or key in RESERVED_KEYS:
+        raise errors.RouteNotFound
+    provider = OAuthProvider.objects.enabled().filter(key=key).first()
+    if provider is None:
+        raise errors.RouteNotFound
+    return provider
+
+
+def providers() -> list[OAuthProvider]:
+    """Return the enabled providers in the admin's order."""
+    return list(OAuthProvider.objects.enabled())
+
+
+@sensitive_variables()
+def begin(
+    key: str,
+    *,
+    redirect: str | None = None,
+    mode: str | None = None,
+    cookie: str | None = None,
+    session: RefreshSession | None = None,
+) -> Begun:
+    """Start a flow. `cookie`: the browser's flow cookie so far; `session`: the one that links, instead of a log-in.
+
+    Raises RouteNotFound, InvalidPayload (the redirect, or its mode), ServiceUnavailable (discovery).
+    """
+    provider = find(key)
+    target = redirects.check_redirect(redirect) if redirect is not None else ""
+    if target and mode == Mode.JSON:
+        raise errors.InvalidPayload(_("Tokens do not travel in a URL: use cookie or session."), field="mode")
+    backend = kinds.BACKENDS[provider.kind](provider)
+    try:
+        url = backend.start()
+        backend.check_configuration()
+    except Exception as error:
+        raise _unavailable(provider, error) from None
+    begun = Flow(
+        state=backend.transaction["state"],
+        provider=str(provider.pk),
+        config=_config(provider),
+        started_at=int(time.time()),
+        transaction=backend.transaction,
+        mode=mode or (Mode.SESSION if target else Mode.JSON),
+        redirect=target,
+        link_session=str(session.pk) if session else "",
+    )
+    return Begun(str(url), flow_state.write_flows([*flow_state.read_flows(cookie), begun]))
+
+
+@sensitive_variables()
+def complete(key: str, parameters: Mapping[str, str], *, cookie: str | None, request: HttpRequest) -> Outcome:
+    """Take the browser back from a provider. `parameters`: those of PARAMETERS that came; "" for one that came twice.
+
+    Raises RouteNotFound, or InvalidPayload for a `state` that is missing, foreign, used or expired: then it is not
+    known whose flow this is. Whatever is refused later is in the Outcome, with the flow's own redirect.
+    """
+    provider = find(key)
+    flows = flow_state.read_flows(cookie)
+    flow = _flow_of(flows, parameters.get("state", ""), provider)
+    if flow is None or not flow_state.claim(flow.state):
+        raise errors.InvalidPayload(
+            _("This log-in is not known here, or it is over. Start it again."), field="state"
+        )
+    rest = flow_state.write_flows([other for other in flows if other is not flow])
+    redirect = ""
+    try:
+        redirect = redirects.check_redirect(flow.redirect) if flow.redirect else ""
+        account = _ask(provider, flow, parameters)
+        if flow.link_session:
+            accounts.link(provider, account, session_id=flow.link_session, request=request)
+            return Outcome(redirect, rest)
+        identity = accounts.identify(provider, account, request=request)
+        return _open(provider, identity, flow=flow, outcome=Outcome(redirect, rest), request=request)
+    except Exception as exception:
+        refusal = errors.translate(exception)
+        if refusal is None:
+            raise
+        _record_refusal(provider, refusal, request=request)
+        return Outcome(redirect, rest, refusal=refusal)
+
+
+@sensitive_variables()
+def finish(key: str, *, otp: str, mode: str = Mode.JSON, cookie: str | None, request: HttpRequest) -> Grant:
+    """Finish the log-in that waits in this browser for its one-time password.
+
+    Raises RouteNotFound, InvalidPayload (none waits, or it was used), InvalidOTP, RequestsExceeded.
+    """
+    provider = find(key)
+    pending = flow_state.read_pending(cookie)
+    identity = _identity_of(pending, provider) if pending else None
+    if pending is None or identity is None or flow_state.is_claimed(pending.id):
+        raise errors.InvalidPayload(_("No log-in is waiting for a one-time password here. Start it again."))
+    factors.verify(identity.user, otp, client=client.of(request))
+    if not flow_state.claim(pending.id):
+        raise errors.InvalidPayload(_("No log-in is waiting for a one-time password here. Start it again."))
+    return sessions.open(
+        identity.user,
+        request=request,
+        mode=mode,
+        amr=(provider.key, "otp"),
+        provider=provider.key,
+        replacing=_replaced_token(request, mode),
+    )
+
+
+@sensitive_variables()
+def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> ProviderAccount:
+    """Let the provider say who it is. Raises InvalidCredentials, ServiceUnavailable."""
+    data = {"code": parameters.get("code", ""), "state": flow.state}
+    backend = kinds.BACKENDS[provider.kind](provider, data=data, transaction=flow.transaction)
+    try:
+        backend.check_response_issuer(parameters.get("iss"))
+        if "error" in parameters or not data["code"]:
+            raise _Refused(None, "error" if "error" in parameters else "no code")
+        account = cast(ProviderAccount, backend.complete(user=None))
+    except AuthProviderError as error:
+        is_refusal = error.code not in _UNREACHABLE_CODES and (error.status_code or 400) < 500
+        raise _refused(error) if is_refusal else _unavailable(provider, error) from None
+    except AuthResponseError as error:
+        raise (
+            _unavailable(provider, error) if error.code == "malformed_response" else _refused(error)
+        ) from None
+    except SocialAuthBaseException as error:
+        raise _refused(error) from None
+    except Exception as error:
+        # What a provider answers is anything at all, and python-social-auth indexes into it.
+        raise _unavailable(provider, error) from None
+    return account
+
+
+def _open(
+    provider: OAuthProvider, identity: OAuthIdentity, *, flow: Flow, outcome: Outcome, request: HttpRequest
+) -> Outcome:
+    try:
+        grant = sessions.open(
+            identity.user,
+            request=request,
+            mode=flow.mode,
+            amr=(provider.key,),
+            provider=provider.key,
+            factor_satisfied=conf.OAUTH_SATISFIES_MFA,
+            replacing=_replaced_token(request, flow.mode),
+        )
+    except errors.InvalidOTP as refusal:
+        waiting = Pending.of(user=identity.user.pk, identity=identity.pk)
+        return outcome._replace(refusal=refusal, pending=flow_state.write_pending(waiting))
+    return outcome._replace(grant=grant)
+
+
+class _Refused(SocialAuthBaseException):
+    """The provider or the user refused."""
+
+
+class _ProviderRefused(errors.InvalidCredentials):
+    """A refusal by the provider, or a check of its answer that failed; `reason` is for the event."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+class _ProviderUnavailable(errors.ServiceUnavailable):
+    """No answer of the provider that can be read; `reason` is for the event."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+def _refused(error: SocialAuthBaseException) -> _ProviderRefused:
+    return _ProviderRefused(_reason(error))
+
+
+def _unavailable(provider: OAuthProvider, error: Exception) -> _ProviderUnavailable:
+    reason = _reason(error)
+    logger.warning("provider %s gave no usable answer: %s", provider.key, reason)
+    return _ProviderUnavailable(reason)
+
+
+def _reason(error: Exception) -> str:
+    """Say what went wrong in words of our own: what a provider wrote is neither logged nor shown."""
+    match error:
+        case _Refused():
+            return str(error.detail)
+        case AuthProviderError() if error.code == "connection_failed" and error.detail:
+            return f"{error.stage}: {error.detail}"
+        case SocialAuthBaseException():
+            claim = getattr(error, "claim", None)
+            return f"{error.stage}: {error.code}" + (f" ({claim})" if claim else "")
+        case ImproperlyConfigured():
+            return str(error)
+        case _:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            return f"{type(error).__name__} in {frame.name}, line {frame.lineno}"
+
+
+def _record_refusal(
+    provider: OAuthProvider, refusal: errors.PlatformAuthError, *, request: HttpRequest
+) -> None:
+    who = client.of(request)
+    reason = getattr(refusal, "reason", "") or refusal.code.lower()
+    events.record(AuthEvent.Kind.LOGIN_FAILED, client=who, provider=provider.key, reason=reason)
+    events.announce(signals.login_failed, user=None, request=request, client=who, email="", reason="provider")
+
+
+def _flow_of(flows: list[Flow], state: str, provider: OAuthProvider) -> Flow | None:
+    """Return the flow of a state, if this row started it and has not been pointed elsewhere since."""
+    for flow in flows:
+        if secrets.compare_digest(flow.state.encode(), state.encode("utf-8", "replace")):
+            is_own = flow.provider == str(provider.pk) and flow.config == _config(provider)
+            return flow if is_own else None
+    return None
+
+
+def _config(provider: OAuthProvider) -> str:
+    """Return a digest of what decides whom a flow talks to, so that a code never goes to another server."""
+    facts = (
+        provider.kind,
+        provider.client_id,
+        provider.issuer,
+        provider.tenant,
+        provider.authorization_url,
+        provider.token_url,
+        provider.userinfo_url,
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _identity_of(pending: Pending, provider: OAuthProvider) -> OAuthIdentity | None:
+    rows = OAuthIdentity.objects.filter(pk=pending.identity, user_id=pending.user, provider=provider)
+    return rows.select_related("user__platform_auth_factor").first()
+
+
+def _replaced_token(request: HttpRequest, mode: str) -> str | None:
+    return None if mode == Mode.JSON else request.COOKIES.get(conf.cookie_name("refresh"))

@@ -1,0 +1,137 @@
+"""What the browser keeps between two requests, in encrypted cookies: flows that were started, a log-in that waits
+for its one-time password.
+
+The server keeps nothing at the start, so a flood of starts costs nothing. That a flow, or a waiting log-in, counts
+once is decided by the database when it comes back: the first to insert its digest has it (ASVS 10.1.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from django.db import IntegrityError, router, transaction
+from django.utils import timezone
+from django.utils.crypto import get_random_string
+from django.views.decorators.debug import sensitive_variables
+
+from .. import sealing
+from ..models import UsedState
+
+FLOW_LIFETIME = 600
+"""Seconds between start and callback."""
+
+PENDING_LIFETIME = 300
+"""Seconds that a log-in waits for its one-time password."""
+
+NEWEST = 4
+MAX_COOKIE = 3800
+"""Characters. Browsers drop cookies over 4096 bytes, name and attributes included, in silence."""
+
+_REMEMBERED = timedelta(hours=1)
+
+
+class Flow(NamedTuple):
+    """A log-in (or link) that was started in this browser.
+
+    `config` is a digest of the row that started it; `transaction` is what python-social-auth wants to find again:
+    state, verifier, nonce; `link_session` is the id of the session that links, or "".
+    """
+
+    state: str
+    provider: str
+    config: str
+    started_at: int
+    transaction: dict[str, Any]
+    mode: str
+    redirect: str
+    link_session: str
+
+    def __repr__(self) -> str:
+        return f"<Flow of provider {self.provider}>"
+
+    @property
+    def is_live(self) -> bool:
+        return 0 <= time.time() - self.started_at + 1 <= FLOW_LIFETIME
+
+
+class Pending(NamedTuple):
+    """A log-in whose provider has answered and whose second factor has not. `id` is spent with it."""
+
+    id: str
+    user: str
+    identity: str
+
+    @classmethod
+    def of(cls, *, user: object, identity: object) -> Pending:
+        return cls(get_random_string(32), str(user), str(identity))
+
+
+@sensitive_variables()
+def read_flows(cookie: str | None) -> list[Flow]:
+    """Return the live flows of a cookie, oldest first; none where it is missing, altered or old."""
+    rows = _open("oauth:flow", cookie, FLOW_LIFETIME)
+    try:
+        flows = [Flow(*row) for row in rows or []]
+    except TypeError:
+        return []
+    return [flow for flow in flows if flow.is_live]
+
+
+@sensitive_variables()
+def write_flows(flows: Sequence[Flow]) -> str:
+    """Return the cookie of the newest flows, as many as a cookie holds; "" for none."""
+    kept = list(flows)[-NEWEST:]
+    while kept:
+        cookie = sealing.seal("oauth:flow", json.dumps(kept, separators=(",", ":")))
+        if len(cookie) <= MAX_COOKIE or len(kept) == 1:
+            return cookie
+        kept = kept[1:]
+    return ""
+
+
+@sensitive_variables()
+def read_pending(cookie: str | None) -> Pending | None:
+    row = _open("oauth:pending", cookie, PENDING_LIFETIME)
+    try:
+        return Pending(*row) if row else None
+    except TypeError:
+        return None
+
+
+@sensitive_variables()
+def write_pending(pending: Pending) -> str:
+    return sealing.seal("oauth:pending", json.dumps(pending, separators=(",", ":")))
+
+
+def claim(token: str) -> bool:
+    """Spend a state, or the id of a pending log-in. True for the first caller, by the database's word."""
+    row = UsedState(digest=_digest(token), expires_at=timezone.now() + _REMEMBERED)
+    try:
+        with transaction.atomic(using=router.db_for_write(UsedState)):
+            row.save(force_insert=True)
+    except IntegrityError:
+        return False
+    return True
+
+
+def is_claimed(token: str) -> bool:
+    return UsedState.objects.using(router.db_for_write(UsedState)).filter(digest=_digest(token)).exists()
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+@sensitive_variables()
+def _open(purpose: str, cookie: str | None, lifetime: int) -> Any:
+    if not cookie:
+        return None
+    try:
+        return json.loads(sealing.unseal(purpose, cookie, max_age=lifetime))
+    except (sealing.SealBroken, ValueError):
+        return None

@@ -1,0 +1,273 @@
+"""The only way out to a provider: one request to one public address, within a time and a size.
+
+A provider's URLs come from an admin and from discovery documents, so they are not ours. No redirect is followed, no
+proxy of the environment is used, no compression is asked for, and the address that is connected to is the one that
+was judged (ASVS 13.2.4, 15.3.2), so that a name which changes its mind between two look-ups wins nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import http.client
+import io
+import ipaddress
+import json as json_module
+import os
+import queue
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import certifi
+import requests
+from django.conf import settings
+from django.views.decorators.debug import sensitive_variables
+
+from ..conf import conf
+
+TIMEOUT = 5.0
+"""Seconds that one request may take in all: name, connection, TLS, headers, body."""
+
+BUDGET = 9.0
+"""Seconds that all requests of one callback may take together."""
+
+MAX_BYTES = 1024 * 1024
+_CHUNK = 65536
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class Unreachable(Exception):
+    """No answer: refused connection, time over, broken TLS, an unreadable or oversized answer."""
+
+
+class Refused(Unreachable):
+    """A URL or address that we do not call: not https, not public, not a URL."""
+
+
+class Budget:
+    """The time that is left for a chain of requests."""
+
+    def __init__(self, seconds: float = BUDGET) -> None:
+        self._ends_at = time.monotonic() + seconds
+
+    def next_deadline(self) -> float:
+        """Return when the next request must be over, by the monotonic clock. Raises Unreachable."""
+        now = time.monotonic()
+        if now >= self._ends_at:
+            raise Unreachable("the time for this provider is over")
+        return min(self._ends_at, now + TIMEOUT)
+
+
+def check_url(url: object) -> str:
+    """Return a URL that a provider may be called at: https, or http in DEBUG. Raises Refused."""
+    if (
+        not isinstance(url, str)
+        or not url.isascii()
+        or not url.isprintable()
+        or " " in url
+        or len(url) > 2048
+    ):
+        raise Refused("not a URL")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise Refused("not a URL") from None
+    allowed = ("https", "http") if settings.DEBUG else ("https",)
+    if parts.scheme not in allowed or not parts.hostname or port == 0:
+        raise Refused("not an https URL")
+    if parts.username is not None or parts.password is not None or parts.fragment or "\\" in url:
+        raise Refused("a URL with credentials or a fragment")
+    return url
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address is out in the internet, also where IPv6 carries an IPv4 address."""
+    parsed = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        carried = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo[1] if parsed.teredo else None)
+        if carried is None and parsed in _NAT64:
+            carried = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        if carried is not None:
+            return is_public(str(carried))
+        if parsed.is_site_local:
+            return False
+    return (
+        parsed.is_global and not parsed.is_multicast and not parsed.is_reserved and not parsed.is_unspecified
+    )
+
+
+@sensitive_variables()
+def send(
+    method: str,
+    url: str,
+    *,
+    deadline: float,
+    headers: Mapping[str, str | bytes] | None = None,
+    data: Mapping[str, Any] | None = None,
+    json: Any = None,
+    auth: tuple[str, str] | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> requests.Response:
+    """Send one request and read the whole answer. Raises Unreachable; a status of 3xx is returned as it is."""
+    parts = urlsplit(check_url(url))
+    query = "&".join(filter(None, [parts.query, urlencode(params or {}, doseq=True)]))
+    target = (parts.path or "/") + (f"?{query}" if query else "")
+    outgoing: dict[str, str | bytes] = {
+        "Accept": "application/json",
+        "User-Agent": "platform_auth",
+        **(headers or {}),
+    }
+    body = None
+    if json is not None:
+        body, outgoing["Content-Type"] = json_module.dumps(json).encode(), "application/json"
+    elif data is not None:
+        body, outgoing["Content-Type"] = (
+            urlencode(data, doseq=True).encode(),
+            "application/x-www-form-urlencoded",
+        )
+    if auth is not None:
+        # Form-encoded before they are joined (RFC 6749, 2.3.1).
+        pair = ":".join(quote(part, safe="") for part in auth)
+        outgoing["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+    outgoing |= {"Connection": "close", "Accept-Encoding": "identity"}
+    connection = _Connection(parts.hostname or "", parts.port, deadline=deadline, tls=parts.scheme == "https")
+    try:
+        with connection:
+            connection.request(method, target, body=body, headers=outgoing)
+            with contextlib.closing(connection.getresponse()) as answer:
+                return _response(url, answer, _read(answer, connection))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        is_late = connection.is_over or isinstance(error, TimeoutError)
+        raise Unreachable("no answer in time" if is_late else f"no answer ({type(error).__name__})") from None
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to a judged address, cut off when the time is over, whatever it is doing."""
+
+    def __init__(self, host: str, port: int | None, *, deadline: float, tls: bool) -> None:
+        super().__init__(host, port or (443 if tls else 80))
+        self._deadline = deadline
+        self._tls = tls
+        self._alarm: threading.Timer | None = None
+        self.is_over = False
+
+    @property
+    def left(self) -> float:
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            self.is_over = True
+            raise Unreachable("no answer in time")
+        return remaining
+
+    def connect(self) -> None:
+        # A socket's own timeout starts again at every byte: only an alarm ends an answer that drips.
+        self._alarm = threading.Timer(self.left, self._cut)
+        self._alarm.daemon = True
+        self._alarm.start()
+        self.sock = self._reach()
+        if self._tls:
+            self.sock = _tls_context().wrap_socket(
+                self.sock, server_hostname=self.host, do_handshake_on_connect=False
+            )
+            self.sock.settimeout(self.left)
+            self.sock.do_handshake()
+        self.sock.settimeout(self.left)
+
+    def _reach(self) -> socket.socket:
+        addresses = _resolve(self.host, self.port, seconds=self.left)
+        if self.host.lower() not in conf.OAUTH_PRIVATE_HOSTS:
+            addresses = [entry for entry in addresses if is_public(str(entry[4][0]))]
+            if not addresses:
+                raise Refused("an address that is not public")
+        failure: OSError = OSError("no address")
+        for family, kind, protocol, _name, address in addresses:
+            reached = socket.socket(family, kind, protocol)
+            try:
+                reached.settimeout(self.left)
+                reached.connect(address)
+            except OSError as error:
+                reached.close()
+                failure = error
+            except BaseException:
+                reached.close()
+                raise
+            else:
+                return reached
+        raise failure
+
+    def _cut(self) -> None:
+        self.is_over = True
+        if self.sock is not None:
+            try:
+                # Of the plain socket: the TLS one would say goodbye first.
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            except OSError:
+                return
+
+    def __enter__(self) -> _Connection:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self.close()
+
+
+def _resolve(host: str, port: int, *, seconds: float) -> list[Any]:
+    """Look a name up, in a thread, since the system's resolver knows no time limit."""
+    found: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            found.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except (OSError, UnicodeError) as error:
+            found.put(error if isinstance(error, OSError) else OSError("not a name"))
+
+    threading.Thread(target=look_up, daemon=True).start()
+    try:
+        result = found.get(timeout=seconds)
+    except queue.Empty:
+        raise Unreachable("no answer in time") from None
+    if isinstance(result, OSError):
+        raise result
+    return result
+
+
+def _read(answer: http.client.HTTPResponse, connection: _Connection) -> bytes:
+    content = b""
+    while chunk := answer.read1(_CHUNK):
+        content += chunk
+        if len(content) > MAX_BYTES:
+            raise Unreachable("an answer of more than 1 MiB")
+        _ = connection.left
+    if connection.is_over or (answer.length or 0) > 0:
+        raise Unreachable("an answer that was cut off")
+    return content
+
+
+def _response(url: str, answer: http.client.HTTPResponse, content: bytes) -> requests.Response:
+    """Give the answer the shape that python-social-auth reads."""
+    response = requests.Response()
+    response.status_code = answer.status
+    response.reason = answer.reason
+    response.headers.update(dict(answer.getheaders()))
+    response.url = url
+    response.encoding = "utf-8"
+    response.raw = io.BytesIO(content)
+    return response
+
+
+def _tls_context() -> ssl.SSLContext:
+    return _tls_context_of(os.environ.get("SSL_CERT_FILE") or certifi.where())
+
+
+@functools.lru_cache(maxsize=4)
+def _tls_context_of(authorities: str) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=authorities)

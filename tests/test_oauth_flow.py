@@ -1,0 +1,1055 @@
+"""GET /auth/oauth and its flow, against a provider of our own that behaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+
+import pytest
+import time_machine
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+from django.core import mail
+from django.core.management import call_command
+from django.db import connection
+
+from platform_auth import sessions
+from platform_auth.models import AuthEvent, OAuthIdentity, OAuthProvider, RefreshSession, UsedState
+from tests.conftest import PASSWORD, Api, code_of, make_user
+from tests.oauth import Browser, configure
+from tests.providers import CLIENT_ID, CLIENT_SECRET, EC_KEY, ED_KEY, RSA_KEY, Provider, jwk
+
+HOSTILE = json.loads((Path(__file__).parent / "data" / "hostile-urls.json").read_text())
+
+pytestmark = pytest.mark.django_db
+
+
+class TestProviderList:
+    def test_lists_the_enabled_keys_in_the_admins_order(self, api: Api, provider: Provider) -> None:
+        configure(provider, "second", order=2)
+        configure(provider, "first", order=1)
+        configure(provider, "off", order=0, enabled=False)
+
+        for path in ("/auth/oauth", "/auth/oauth/"):
+            response = api.get(path)
+            assert response.status_code == 200
+            assert response.json() == {"public": True, "data": ["first", "second"]}
+
+    def test_lists_nothing_as_an_empty_list(self, api: Api) -> None:
+        assert api.get("/auth/oauth").json() == {"public": True, "data": []}
+
+    def test_the_root_lists_labels_and_no_secret(self, api: Api, provider: Provider) -> None:
+        """Row 101."""
+        configure(provider, "demo", label="Demo ID", icon="key")
+
+        response = api.get("/auth/")
+
+        assert response.json() == {
+            "data": [{"name": "demo", "label": "Demo ID", "driver": "openid", "icon": "key"}],
+            "disableDefault": False,
+        }
+
+    def test_the_root_says_when_passwords_are_off(self, api: Api, settings: Any) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "PASSWORD_LOGIN": False}
+
+        assert api.get("/auth/").json()["disableDefault"] is True
+
+    def test_a_row_acts_at_once(self, api: Api, provider: Provider) -> None:
+        """Row 89."""
+        row = configure(provider)
+        assert api.get("/auth/oauth").json()["data"] == ["demo"]
+
+        row.enabled = False
+        row.save()
+
+        assert api.get("/auth/oauth").json()["data"] == []
+        assert api.get("/auth/oauth/demo").status_code == 404
+
+
+class TestStart:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/auth/oauth/demo",
+            "/auth/oauth/demo/",
+            "/auth/oauth?provider=demo",
+            "/auth/oauth/?provider=demo",
+            "/auth/login/demo",
+            "/auth/login/demo/",
+        ],
+    )
+    def test_sends_the_browser_to_the_provider(self, path: str, provider: Provider) -> None:
+        """Rows 85-87 and 100."""
+        configure(provider)
+
+        response = Browser().get(path)
+
+        assert response.status_code == 302
+        url = urlsplit(response["Location"])
+        asked = dict(parse_qsl(url.query))
+        assert f"{url.scheme}://{url.netloc}{url.path}" == f"{provider.issuer}/authorize"
+        assert asked["client_id"] == CLIENT_ID
+        assert asked["redirect_uri"] == "http://testserver/auth/oauth/demo/callback"
+        assert asked["response_type"] == "code"
+        assert asked["code_challenge_method"] == "S256"
+        assert len(asked["code_challenge"]) == 43
+        assert len(asked["state"]) == 32
+        assert len(asked["nonce"]) == 64
+        assert set(asked["scope"].split()) == {"openid", "profile", "email"}
+        assert response["Cache-Control"] == "no-store"
+        (cookie,) = response.cookies.values()
+        assert cookie.key == "oauth_flow"
+        assert cookie["httponly"]
+        assert cookie["samesite"] == "Lax"
+        assert cookie["path"] == "/"
+        assert cookie["max-age"] == 600
+        assert asked["state"] not in cookie.value
+
+    def test_writes_no_row(self, provider: Provider, django_assert_num_queries: Any) -> None:
+        configure(provider)
+        browser = Browser()
+        browser.start()
+
+        with django_assert_num_queries(1) as captured:
+            browser.start()
+
+        assert "SELECT" in captured[0]["sql"]
+
+    def test_every_start_has_its_own_state_verifier_and_nonce(self, provider: Provider) -> None:
+        """Rows 85-87."""
+        configure(provider)
+        browser = Browser()
+
+        asked = [dict(parse_qsl(urlsplit(browser.start()["Location"]).query)) for _ in range(3)]
+
+        for name in ("state", "nonce", "code_challenge"):
+            assert len({each[name] for each in asked}) == 3
+
+    def test_request_parameters_do_not_reach_the_provider(self, provider: Provider) -> None:
+        """Row 103."""
+        configure(provider)
+
+        response = Browser().get(
+            "/auth/oauth/demo?scope=admin&client_id=x&prompt=none&redirect_uri=https://evil.example&state=mine"
+        )
+
+        asked = parse_qs(urlsplit(response["Location"]).query)
+        assert "admin" not in asked["scope"][0]
+        assert asked["client_id"] == [CLIENT_ID]
+        assert "prompt" not in asked
+        assert asked["redirect_uri"] == ["http://testserver/auth/oauth/demo/callback"]
+        assert asked["state"] != ["mine"]
+
+    def test_an_unknown_and_a_disabled_provider_are_the_same_404(self, api: Api, provider: Provider) -> None:
+        """Row 101."""
+        configure(provider, "off", enabled=False)
+
+        answers = [api.get(f"/auth/oauth/{key}") for key in ("off", "nobody", "Demo", "x%00y")]
+
+        assert {answer.status_code for answer in answers} == {404}
+        assert {code_of(answer) for answer in answers} == {"ROUTE_NOT_FOUND"}
+        assert len({answer.content for answer in answers}) == 1
+
+    @pytest.mark.parametrize("key", ["pwd", "otp", "mfa"])
+    def test_a_key_that_would_speak_for_a_factor_is_no_provider(
+        self, key: str, api: Api, provider: Provider
+    ) -> None:
+        """Row 4: `amr` must not say "otp" because an admin chose the word."""
+        configure(provider, key)
+
+        assert api.get(f"/auth/oauth/{key}").status_code == 404
+
+    def test_another_host_is_first_sent_home(self, provider: Provider, settings: Any) -> None:
+        """Row 100."""
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "PUBLIC_URL": "http://app.example"}
+        configure(provider)
+
+        response = Browser().get("/auth/oauth/demo?redirect=%2Fhome", headers={"Host": "other.example"})
+
+        assert response.status_code == 302
+        assert response["Location"] == "http://app.example/auth/oauth/demo?redirect=%2Fhome"
+        assert not response.cookies
+
+    @pytest.mark.parametrize("host", ["app.example", "APP.example", "app.example:80"])
+    def test_its_own_host_goes_on(self, host: str, provider: Provider, settings: Any) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "PUBLIC_URL": "http://app.example"}
+        configure(provider)
+
+        response = Browser().get("/auth/oauth/demo", headers={"Host": host})
+
+        assert response["Location"].startswith(provider.issuer)
+        assert "app.example%2Fauth" in response["Location"] or "app.example/auth" in response["Location"]
+
+    @pytest.mark.parametrize("url", HOSTILE["refused_redirect"])
+    def test_a_hostile_redirect_starts_nothing(self, url: str, provider: Provider, settings: Any) -> None:
+        """Rows 79 and 82."""
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "PUBLIC_URL": HOSTILE["allowed"]["PUBLIC_URL"]}
+        configure(provider)
+
+        response = Browser().get("/auth/oauth/demo", {"redirect": url}, headers={"Host": "allowed.example"})
+
+        assert response.status_code == 400
+        assert code_of(response) == "INVALID_PAYLOAD"
+        assert response.json()["errors"][0]["extensions"]["field"] == "redirect"
+        assert not response.cookies
+        assert not provider.calls
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "mode=json&redirect=/home",
+            "mode=jwt",
+            "mode=",
+            "redirect=",
+            "redirect=/a&redirect=/b",
+            "mode=json&mode=cookie",
+        ],
+    )
+    def test_a_malformed_query_is_refused(self, query: str, provider: Provider) -> None:
+        """Rows 7 and 82."""
+        configure(provider)
+
+        response = Browser().get(f"/auth/oauth/demo?{query}")
+
+        assert response.status_code == 400
+        assert code_of(response) == "INVALID_PAYLOAD"
+        assert not response.cookies
+
+    def test_an_access_token_that_comes_along_is_not_read(self, provider: Provider) -> None:
+        configure(provider)
+
+        response = Browser().get("/auth/oauth/demo", headers={"Authorization": "Bearer null"})
+
+        assert response.status_code == 302
+
+    def test_five_flows_leave_the_newest_four(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        browser = Browser()
+        locations = [browser.start()["Location"] for _ in range(5)]
+        callbacks = [provider.authorize(location) for location in locations]
+
+        answers = [browser.callback(parameters) for parameters in callbacks]
+
+        assert [answer.status_code for answer in answers] == [400, 200, 200, 200, 200]
+
+    def test_the_cookie_stays_below_what_browsers_keep(self, provider: Provider) -> None:
+        configure(provider)
+        browser = Browser()
+
+        for _ in range(4):
+            response = browser.start(redirect="/" + "x" * 2000)
+
+        assert len(response.cookies["oauth_flow"].OutputString()) < 4096
+
+
+class TestLogIn:
+    def test_without_redirect_answers_json(self, provider: Provider) -> None:
+        """Rows 97, 101, 102."""
+        configure(provider, may_create_users=True)
+        browser = Browser()
+
+        response = browser.log_in(provider)
+
+        assert response.status_code == 200
+        body = response.json()
+        assert set(body) == {"public", "data"}
+        assert body["public"] is True
+        assert set(body["data"]) == {"access_token", "expires", "refresh_token"}
+        assert response["Cache-Control"] == "no-store"
+        assert not {"refresh_token", "access_token"} & set(response.cookies)
+        session = RefreshSession.objects.get()
+        assert session.provider == "demo"
+        assert session.amr == "demo"
+        user = get_user_model().objects.get()
+        assert user.email == "person@example.com"
+        assert not user.has_usable_password()
+        assert not user.is_staff
+        assert not user.is_superuser
+        assert session.user == user
+        assert browser.get(
+            "/api/whoami", headers={"Authorization": f"Bearer {body['data']['access_token']}"}
+        ).json()
+
+    @pytest.mark.parametrize(
+        ("mode", "cookies"), [(None, {"refresh_token", "access_token"}), ("cookie", {"refresh_token"})]
+    )
+    def test_with_redirect_travels_in_cookies(
+        self, mode: str | None, cookies: set[str], provider: Provider
+    ) -> None:
+        """Row 84."""
+        configure(provider, may_create_users=True)
+        browser = Browser()
+
+        response = browser.log_in(provider, redirect="/home?a=b", **({"mode": mode} if mode else {}))
+
+        assert response.status_code == 302
+        assert response["Location"] == "http://testserver/home?a=b"
+        assert cookies == {name for name, cookie in response.cookies.items() if cookie.value}
+        assert "oauth_flow" in response.cookies
+        assert response.cookies["oauth_flow"]["max-age"] == 0
+
+    def test_the_second_log_in_finds_the_first_account(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+
+        first, second = Browser().log_in(provider), Browser().log_in(provider)
+
+        assert first.status_code == second.status_code == 200
+        assert get_user_model().objects.count() == OAuthIdentity.objects.count() == 1
+        assert RefreshSession.objects.count() == 2
+
+    @pytest.mark.parametrize(
+        ("alg", "key"), [("RS256", RSA_KEY), ("PS256", RSA_KEY), ("ES256", EC_KEY), ("EdDSA", ED_KEY)]
+    )
+    @pytest.mark.parametrize("kid", ["k1", None])
+    def test_the_usual_signatures_are_taken(
+        self, alg: str, key: Any, kid: str | None, provider: Provider
+    ) -> None:
+        configure(provider, may_create_users=True)
+        provider.alg, provider.key, provider.kid = alg, key, kid
+        provider.keys = [jwk(RSA_KEY, kid="other", alg="RS256"), jwk(key, kid=kid, alg=alg)]
+
+        assert Browser().log_in(provider).status_code == 200
+
+    def test_a_new_key_of_the_provider_is_fetched(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        assert Browser().log_in(provider).status_code == 200
+        provider.key, provider.alg, provider.kid = EC_KEY, "ES256", "k2"
+        provider.keys = [jwk(EC_KEY, kid="k2", alg="ES256")]
+
+        with time_machine.travel(datetime.now(UTC) + timedelta(seconds=10)):
+            assert Browser().log_in(provider).status_code == 200
+
+    def test_a_provider_without_userinfo_will_do(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        provider.change_discovery = lambda document: {
+            name: value for name, value in document.items() if name != "userinfo_endpoint"
+        }
+
+        assert Browser().log_in(provider).status_code == 200
+        assert "/userinfo" not in provider.calls
+
+    def test_the_form_post_way_back(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        browser = Browser()
+        parameters = provider.authorize(browser.start()["Location"])
+        body = urlencode({**parameters, "user": "{}", "next": "https://evil.example", "redirect": "/evil"})
+
+        posted = Browser().client.post(
+            "/auth/oauth/demo/callback", body, content_type="application/x-www-form-urlencoded"
+        )
+
+        assert posted.status_code == 303
+        path, _, query = posted["Location"].partition("?")
+        assert path == "/auth/oauth/demo/callback"
+        assert dict(parse_qsl(query)) == parameters
+        assert browser.get(posted["Location"]).status_code == 200
+
+    def test_the_form_post_takes_forms_only(self, api: Api, provider: Provider) -> None:
+        configure(provider)
+
+        assert api.post("/auth/oauth/demo/callback", {"code": "x"}).status_code == 415
+
+    def test_a_log_in_replaces_the_session_of_its_cookie(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        browser = Browser()
+
+        browser.log_in(provider, redirect="/home")
+        browser.log_in(provider, redirect="/home")
+
+        assert RefreshSession.objects.count() == 1
+
+    def test_an_ambient_django_log_in_is_ignored(self, provider: Provider) -> None:
+        """Row 96."""
+        configure(provider, may_create_users=True)
+        admin = make_user(is_staff=True, is_superuser=True)
+        browser = Browser()
+        browser.client.force_login(admin, backend="platform_auth.backends.EmailBackend")
+
+        response = browser.log_in(provider)
+
+        assert response.status_code == 200
+        assert OAuthIdentity.objects.get().user != admin
+        assert RefreshSession.objects.get().user != admin
+
+    def test_an_inactive_user_stays_out(self, provider: Provider) -> None:
+        """Row 1."""
+        configure(provider, may_create_users=True)
+        Browser().log_in(provider)
+        get_user_model().objects.update(is_active=False)
+        RefreshSession.objects.all().delete()
+
+        response = Browser().log_in(provider)
+
+        assert response.status_code == 401
+        assert code_of(response) == "INVALID_CREDENTIALS"
+        assert not RefreshSession.objects.exists()
+
+    def test_a_refused_consent_ends_at_the_redirect_with_a_reason(self, provider: Provider) -> None:
+        """Row 98."""
+        configure(provider)
+        browser = Browser()
+        state = provider.authorize(browser.start(redirect="/home?a=b")["Location"])["state"]
+
+        response = browser.callback(
+            {
+                "state": state,
+                "error": "access_denied",
+                "error_description": "<script>",
+                "iss": provider.issuer,
+            }
+        )
+
+        assert response.status_code == 302
+        assert response["Location"] == "http://testserver/home?a=b&reason=INVALID_CREDENTIALS"
+        assert not any(cookie.value for cookie in response.cookies.values())
+        assert not provider.calls["/token"]
+        assert UsedState.objects.count() == 1
+
+    def test_an_error_beside_a_code_is_a_refusal(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        browser = Browser()
+        parameters = provider.authorize(browser.start()["Location"])
+
+        response = browser.callback({**parameters, "error": "access_denied"})
+
+        assert response.status_code == 401
+        assert not provider.calls["/token"]
+
+    def test_success_and_refusal_are_recorded(self, provider: Provider) -> None:
+        """Row 121."""
+        configure(provider, may_create_users=True)
+        Browser().log_in(provider)
+        browser = Browser()
+        state = provider.authorize(browser.start()["Location"])["state"]
+        browser.callback({"state": state, "error": "access_denied", "iss": provider.issuer})
+
+        kinds = list(AuthEvent.objects.order_by("id").values_list("kind", "provider"))
+
+        assert kinds == [
+            ("user_created", "demo"),
+            ("identity_linked", "demo"),
+            ("logged_in", "demo"),
+            ("login_failed", "demo"),
+        ]
+
+
+class TestState:
+    """Row 85. Whatever is refused here is refused before the token endpoint is called."""
+
+    @pytest.fixture(autouse=True)
+    def _no_call(self, provider: Provider) -> Iterator[None]:
+        configure(provider, may_create_users=True)
+        yield
+        assert provider.calls["/token"] <= getattr(self, "expected_calls", 0)
+
+    def _refused(self, response: Any) -> None:
+        assert response.status_code == 400
+        assert code_of(response) == "INVALID_PAYLOAD"
+        assert not any(cookie.value for cookie in response.cookies.values())
+        assert not RefreshSession.objects.exists()
+
+    @pytest.mark.parametrize("state", ["", "x", "\u00e9", "x" * 5000, "a\x00b"])
+    def test_an_unknown_state_is_refused(self, state: str, provider: Provider) -> None:
+        browser = Browser()
+        code = provider.authorize(browser.start()["Location"])["code"]
+
+        self._refused(browser.callback({"code": code, "state": state, "iss": provider.issuer}))
+
+    def test_no_state_is_refused(self, provider: Provider) -> None:
+        browser = Browser()
+        code = provider.authorize(browser.start()["Location"])["code"]
+
+        self._refused(browser.callback({"code": code}))
+
+    def test_a_state_that_came_twice_is_refused(self, provider: Provider) -> None:
+        browser = Browser()
+        parameters = provider.authorize(browser.start()["Location"])
+
+        self._refused(
+            browser.get(f"/auth/oauth/demo/callback?{urlencode(parameters)}&state={parameters['state']}")
+        )
+
+    def test_another_browsers_state_is_refused(self, provider: Provider) -> None:
+        attacker, victim = Browser(), Browser()
+        parameters = provider.authorize(attacker.start()["Location"])
+        victim.start()
+
+        self._refused(victim.callback(parameters))
+
+    def test_a_browser_without_a_cookie_is_refused(self, provider: Provider) -> None:
+        parameters = provider.authorize(Browser().start()["Location"])
+
+        self._refused(Browser().callback(parameters))
+
+    def test_an_altered_cookie_is_refused(self, provider: Provider) -> None:
+        browser = Browser()
+        parameters = provider.authorize(browser.start()["Location"])
+        value = browser.client.cookies["oauth_flow"].value
+        browser.client.cookies["oauth_flow"] = value[:-6] + (
+            "AAAAA=" if not value.endswith("AAAAA=") else "BBBBB="
+        )
+
+        self._refused(browser.callback(parameters))
+
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_two_cookies_of_one_name_are_refused(self, is_first: bool, provider: Provider) -> None:
+        browser = Browser()
+        parameters = provider.authorize(browser.start()["Location"])
+        own = browser.client.cookies["oauth_flow"].value
+        foreign_browser = Browser()
+        foreign_browser.start()
+        foreign = foreign_browser.client.cookies["oauth_flow"].value
+        pair = (own, foreign) if is_first else (foreign, own)
+
+        response = Browser().get(
+            f"/auth/oauth/demo/callback?{urlencode(parameters)}",
+            headers={"Cookie": "; ".join(f"oauth_flow={each}" for each in pair)},
+        )
+
+        self._refused(response)
+
+    def test_an_expired_state_is_refused(self, provider: Provider) -> None:
+        browser = Browser()
+        with time_machine.travel("2026-01-01T12:00:00Z", tick=False):
+            parameters = provider.authorize(browser.start()["Location"])
+
+        with time_machine.travel("2026-01-01T12:10:02Z", tick=False):
+            self._refused(browser.callback(parameters))
+
+    def test_an_old_flow_is_not_kept_alive_by_a_younger_one(self, provider: Provider) -> None:
+        browser = Browser()
+        with time_machine.travel("2026-01-01T12:00:00Z", tick=False):
+            parameters = provider.authorize(browser.start()["Location"])
+        with time_machine.travel("2026-01-01T12:09:00Z", tick=False):
+            browser.start()
+
+        with time_machine.travel("2026-01-01T12:10:02Z", tick=False):
+            self._refused(browser.callback(parameters))
+
+    def test_another_providers_state_is_refused(self, provider: Provider) -> None:
+        """Row 88."""
+        configure(provider, "twin")
+        browser = Browser()
+        parameters = provider.authorize(browser.start()["Location"])
+
+        self._refused(browser.callback(parameters, key="twin"))
+
+    def test_a_row_pointed_elsewhere_drops_its_flows(self, provider: Provider) -> None:
+        """Row 88: the code of one server never goes to another."""
+        browser = Browser()
+        parameters = provider.authorize(browser.start()["Location"])
+        row = OAuthProvider.objects.get()
+        row.client_id = "another"
+        row.save()
+
+        self._refused(browser.callback(parameters))
+
+    def test_a_replayed_callback_is_refused(self, provider: Provider) -> None:
+        self.expected_calls = 1
+        browser = Browser()
+        parameters = provider.authorize(browser.start()["Location"])
+        cookie = browser.client.cookies["oauth_flow"].value
+        assert browser.callback(parameters).status_code == 200
+        RefreshSession.objects.all().delete()
+        browser.client.cookies["oauth_flow"] = cookie
+
+        self._refused(browser.callback(parameters))
+
+    def test_two_tabs_end_each_with_their_own(self, provider: Provider) -> None:
+        self.expected_calls = 2
+        browser = Browser()
+        first, second = (provider.authorize(browser.start()["Location"]) for _ in range(2))
+
+        assert browser.callback(first).status_code == 200
+        assert browser.callback(second).status_code == 200
+
+    def test_a_code_in_another_tabs_flow_fails_at_the_verifier(self, provider: Provider) -> None:
+        """Row 86."""
+        self.expected_calls = 1
+        browser = Browser()
+        first, second = (provider.authorize(browser.start()["Location"]) for _ in range(2))
+
+        response = browser.callback({**first, "code": second["code"]})
+
+        assert response.status_code == 401
+        assert code_of(response) == "INVALID_CREDENTIALS"
+
+
+class TestRedirect:
+    def test_is_judged_again_at_the_callback(self, provider: Provider, settings: Any) -> None:
+        """Row 81."""
+        public = settings.PLATFORM_AUTH
+        settings.PLATFORM_AUTH = {**public, "OAUTH_REDIRECT_ALLOW_LIST": ["https://spa.example/done"]}
+        configure(provider, may_create_users=True)
+        browser = Browser()
+        parameters = provider.authorize(browser.start(redirect="https://spa.example/done")["Location"])
+        settings.PLATFORM_AUTH = public
+
+        for response in (browser.callback(parameters),):
+            assert response.status_code == 400
+            assert code_of(response) == "INVALID_PAYLOAD"
+        assert not provider.calls["/token"]
+        assert not RefreshSession.objects.exists()
+
+    def test_is_judged_again_on_the_way_of_a_refusal(self, provider: Provider, settings: Any) -> None:
+        """Row 81."""
+        public = settings.PLATFORM_AUTH
+        settings.PLATFORM_AUTH = {**public, "OAUTH_REDIRECT_ALLOW_LIST": ["https://spa.example/done"]}
+        configure(provider)
+        browser = Browser()
+        parameters = provider.authorize(browser.start(redirect="https://spa.example/done")["Location"])
+        settings.PLATFORM_AUTH = public
+
+        response = browser.callback({"state": parameters["state"], "error": "access_denied"})
+
+        assert response.status_code == 400
+        assert "Location" not in response
+
+    def test_a_listed_url_is_taken(self, provider: Provider, settings: Any) -> None:
+        """Row 79."""
+        url = "https://spa.example/done?from=login"
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "OAUTH_REDIRECT_ALLOW_LIST": [url]}
+        configure(provider, may_create_users=True)
+
+        assert Browser().log_in(provider, redirect=url)["Location"] == url
+
+    @pytest.mark.parametrize(
+        "name", ["next", "redirect", "redirect_uri", "RelayState", "continue", "reset_url"]
+    )
+    @pytest.mark.parametrize("start", [{}, {"redirect": "/home"}])
+    def test_the_callbacks_own_parameters_choose_nothing(
+        self, name: str, start: dict[str, str], provider: Provider
+    ) -> None:
+        """Row 81."""
+        configure(provider, may_create_users=True)
+        browser = Browser()
+        parameters = provider.authorize(browser.start(**start)["Location"])
+
+        response = browser.callback({**parameters, name: "https://evil.example/"})
+
+        assert response.status_code == (302 if start else 200)
+        assert response.get("Location") == ("http://testserver/home" if start else None)
+        assert b"evil" not in response.content
+
+
+class TestAccounts:
+    """Rows 93-97."""
+
+    def _refused(self, response: Any, *, users: int) -> None:
+        assert response.status_code == 403
+        assert code_of(response) == "INVALID_PROVIDER"
+        assert not OAuthIdentity.objects.exists()
+        assert not RefreshSession.objects.exists()
+        assert get_user_model().objects.count() == users
+
+    def test_creation_is_off_by_default(self, provider: Provider) -> None:
+        configure(provider)
+
+        self._refused(Browser().log_in(provider), users=0)
+
+    def test_a_new_user_gets_the_groups_of_the_row(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True).groups.add(
+            Group.objects.create(name="staff of a customer")
+        )
+        provider.claims |= {"groups": ["admins"], "is_superuser": True, "role": "admin"}
+        Group.objects.create(name="admins")
+
+        assert Browser().log_in(provider).status_code == 200
+
+        user = get_user_model().objects.get()
+        assert [group.name for group in user.groups.all()] == ["staff of a customer"]
+
+    @pytest.mark.parametrize(
+        "email",
+        [
+            None,
+            "",
+            "no address",
+            5,
+            ["a@example.com"],
+            "a" * 250 + "@example.com",
+            "\uff41@example.com",
+            "\u212aelvin@example.com",
+        ],
+    )
+    def test_no_usable_address_makes_no_account(self, email: Any, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        provider.claims |= {"email": email}
+
+        self._refused(Browser().log_in(provider), users=0)
+
+    def test_linking_is_off_by_default(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        make_user("person@example.com")
+
+        self._refused(Browser().log_in(provider), users=1)
+
+    @pytest.mark.parametrize("verified", [False, None, "true", "false", 1, "yes", [True], {"a": 1}])
+    @pytest.mark.parametrize("linking", ["proven", "unproven"])
+    def test_an_address_that_is_not_verified_links_nothing(
+        self, verified: Any, linking: str, provider: Provider
+    ) -> None:
+        configure(provider, may_create_users=True, email_linking=linking)
+        user = make_user("person@example.com")
+        provider.claims |= {"email_verified": verified}
+
+        self._refused(Browser().log_in(provider), users=1)
+        user.refresh_from_db()
+        assert user.check_password(PASSWORD)
+
+    def test_a_missing_verified_claim_links_nothing(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True, email_linking="proven")
+        make_user("person@example.com")
+        del provider.claims["email_verified"]
+
+        self._refused(Browser().log_in(provider), users=1)
+
+    def test_a_proven_address_links_and_takes_nothing(self, provider: Provider, api: Api) -> None:
+        configure(provider, email_linking="proven")
+        user = make_user("Person@Example.com")
+        api.login(user.email)
+
+        response = Browser().log_in(provider)
+
+        assert response.status_code == 200
+        user.refresh_from_db()
+        assert user.check_password(PASSWORD)
+        assert OAuthIdentity.objects.get().user == user
+        assert RefreshSession.objects.filter(user=user).count() == 2
+        (notice,) = mail.outbox
+        assert notice.to == [user.email]
+
+    def test_an_unproven_address_removes_password_and_sessions(self, provider: Provider, api: Api) -> None:
+        """Row 95."""
+        configure(provider, email_linking="unproven")
+        user = make_user("person@example.com")
+        api.login(user.email)
+
+        response = Browser().log_in(provider)
+
+        assert response.status_code == 200
+        user.refresh_from_db()
+        assert not user.has_usable_password()
+        assert RefreshSession.objects.get(user=user).provider == "demo"
+        assert api.refresh().status_code == 401
+        assert api.get("/auth/sessions").status_code == 401
+        (notice,) = mail.outbox
+        assert notice.to == [user.email]
+
+    @pytest.mark.parametrize("linking", ["proven", "unproven"])
+    def test_an_account_that_was_founded_on_an_unverified_address_is_cleared_first(
+        self, linking: str, provider: Provider
+    ) -> None:
+        """Row 95: an attacker registers with the victim's address at a provider that verifies none."""
+        configure(provider, "careless", may_create_users=True)
+        provider.claims = {"sub": "attacker", "email": "person@example.com"}
+        attacker = Browser()
+        assert attacker.log_in(provider, key="careless").status_code == 200
+        configure(provider, "careful", email_linking=linking)
+        provider.claims = {"sub": "victim", "email": "person@example.com", "email_verified": True}
+
+        assert Browser().log_in(provider, key="careful").status_code == 200
+
+        assert [identity.subject for identity in OAuthIdentity.objects.all()] == ["victim"]
+        assert [session.provider for session in RefreshSession.objects.all()] == ["careful"]
+        provider.claims = {"sub": "attacker", "email": "person@example.com"}
+        assert code_of(attacker.log_in(provider, key="careless")) == "INVALID_PROVIDER"
+
+    def test_what_the_opener_of_the_account_linked_later_goes_too(self, provider: Provider) -> None:
+        """Row 95: a second account of the attacker's, linked while signed in, would be a key that stays."""
+        configure(provider, email_linking="unproven")
+        other = OAuthProvider.objects.create(
+            key="other", label="Other", kind="github", client_id="x", enabled=True
+        )
+        user = make_user("person@example.com")
+        OAuthIdentity.objects.create(user=user, provider=other, subject="attacker")
+
+        assert Browser().log_in(provider).status_code == 200
+
+        assert [identity.provider.key for identity in OAuthIdentity.objects.filter(user=user)] == ["demo"]
+
+    def test_an_inactive_account_is_not_linked(self, provider: Provider) -> None:
+        configure(provider, email_linking="proven")
+        make_user("person@example.com", is_active=False)
+
+        response = Browser().log_in(provider)
+
+        assert response.status_code == 401
+        assert code_of(response) == "INVALID_CREDENTIALS"
+        assert not OAuthIdentity.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("email", "verified"),
+        [
+            ("a@evil.example", True),
+            ("a@sub.corp.example", True),
+            ("a@corp.example.evil.example", True),
+            ("a@notcorp.example", True),
+            ("corp.example@evil.example", True),
+            ('"a@corp.example"@evil.example', True),
+            ("a@corp.example", False),
+        ],
+    )
+    def test_allowed_domains_are_exact_and_verified(
+        self, email: str, verified: bool, provider: Provider
+    ) -> None:
+        configure(provider, may_create_users=True, allowed_domains="corp.example other.example")
+        provider.claims |= {"email": email, "email_verified": verified}
+
+        self._refused(Browser().log_in(provider), users=0)
+
+    def test_an_allowed_domain_is_let_in_in_any_case(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True, allowed_domains="corp.example other.example")
+        provider.claims |= {"email": "a@Corp.Example"}
+
+        assert Browser().log_in(provider).status_code == 200
+
+    def test_the_same_subject_at_two_providers_is_two_people(self, provider: Provider) -> None:
+        """Row 93."""
+        configure(provider, "first", may_create_users=True)
+        configure(provider, "second", may_create_users=True)
+        provider.claims = {"sub": "1", "email": "first@example.com", "email_verified": True}
+        Browser().log_in(provider, key="first")
+        provider.claims = {"sub": "1", "email": "second@example.com", "email_verified": True}
+
+        assert Browser().log_in(provider, key="second").status_code == 200
+        assert OAuthIdentity.objects.values("user").distinct().count() == 2
+
+    def test_subjects_are_told_apart_by_case(self, provider: Provider) -> None:
+        """Row 93."""
+        configure(provider, may_create_users=True)
+        for subject in ("Abc", "abc", "abc "):
+            provider.claims = {"sub": subject, "email": f"{subject.strip()}{len(subject)}x@example.com"}
+            provider.claims["email"] = {"Abc": "one", "abc": "two", "abc ": "three"}[subject] + "@example.com"
+            assert Browser().log_in(provider).status_code == 200
+
+        assert OAuthIdentity.objects.values("user").distinct().count() == 3
+
+    def test_an_identity_survives_a_new_address_and_a_new_key(self, provider: Provider) -> None:
+        """Row 93."""
+        row = configure(provider, may_create_users=True)
+        Browser().log_in(provider)
+        row.key = "renamed"
+        row.save()
+        provider.claims |= {"email": "moved@example.com"}
+
+        assert Browser().log_in(provider, key="renamed").status_code == 200
+
+        assert OAuthIdentity.objects.get().email == "moved@example.com"
+        assert get_user_model().objects.get().email == "person@example.com"
+
+    def test_a_key_used_again_inherits_no_identity(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        Browser().log_in(provider)
+        OAuthProvider.objects.update(key="old")
+        configure(provider, "demo")
+
+        assert code_of(Browser().log_in(provider)) == "INVALID_PROVIDER"
+
+
+class TestLink:
+    def _begin(self, api: Api, **fields: str) -> str:
+        response = api.post("/auth/oauth/demo/link", fields)
+        assert response.status_code == 200, response.content
+        assert set(response.json()) == {"data"}
+        assert set(response.json()["data"]) == {"url"}
+        assert response.cookies["oauth_flow"]["samesite"] == "Lax"
+        return str(response.json()["data"]["url"])
+
+    def test_links_without_logging_in(self, signed_in: Api, user: Any, provider: Provider) -> None:
+        configure(provider)
+        parameters = provider.authorize(self._begin(signed_in))
+
+        response = signed_in.get("/auth/oauth/demo/callback", data=parameters)
+
+        assert response.status_code == 204
+        assert "Content-Type" not in response
+        assert OAuthIdentity.objects.get().user == user
+        assert RefreshSession.objects.count() == 1
+        assert len(mail.outbox) == 1
+
+    def test_with_a_redirect_the_browser_goes_there(self, signed_in: Api, provider: Provider) -> None:
+        configure(provider)
+        parameters = provider.authorize(self._begin(signed_in, redirect="/settings"))
+
+        response = signed_in.get("/auth/oauth/demo/callback", data=parameters)
+
+        assert response.status_code == 302
+        assert response["Location"] == "http://testserver/settings"
+        assert not any(cookie.value for cookie in response.cookies.values())
+
+    def test_needs_an_access_token(self, api: Api, provider: Provider) -> None:
+        configure(provider)
+
+        response = api.post("/auth/oauth/demo/link")
+
+        assert response.status_code == 401
+        assert code_of(response) == "INVALID_CREDENTIALS"
+
+    def test_is_not_begun_from_another_origin(self, signed_in: Api, provider: Provider) -> None:
+        configure(provider)
+
+        response = signed_in.post("/auth/oauth/demo/link", {}, headers={"Origin": "https://evil.example"})
+
+        assert response.status_code == 403
+        assert not response.cookies
+
+    def test_a_session_that_is_over_links_nothing(
+        self, signed_in: Api, user: Any, provider: Provider
+    ) -> None:
+        configure(provider)
+        parameters = provider.authorize(self._begin(signed_in))
+        sessions.revoke_all(user)
+
+        response = signed_in.client.get("/auth/oauth/demo/callback", parameters)
+
+        assert response.status_code == 401
+        assert code_of(response) == "INVALID_CREDENTIALS"
+        assert not OAuthIdentity.objects.exists()
+
+    def test_a_user_who_is_no_longer_active_links_nothing(
+        self, signed_in: Api, user: Any, provider: Provider
+    ) -> None:
+        configure(provider)
+        parameters = provider.authorize(self._begin(signed_in))
+        type(user).objects.update(is_active=False)
+
+        response = signed_in.client.get("/auth/oauth/demo/callback", parameters)
+
+        assert response.status_code == 401
+        assert not OAuthIdentity.objects.exists()
+
+    def test_somebody_elses_provider_account_is_not_taken(self, signed_in: Api, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        Browser().log_in(provider)
+        parameters = provider.authorize(self._begin(signed_in))
+
+        response = signed_in.get("/auth/oauth/demo/callback", data=parameters)
+
+        assert response.status_code == 403
+        assert code_of(response) == "INVALID_PROVIDER"
+        assert OAuthIdentity.objects.count() == 1
+
+    def test_linking_the_same_again_changes_nothing(self, signed_in: Api, provider: Provider) -> None:
+        configure(provider)
+        for _ in range(2):
+            parameters = provider.authorize(self._begin(signed_in))
+            assert signed_in.get("/auth/oauth/demo/callback", data=parameters).status_code == 204
+
+        assert OAuthIdentity.objects.count() == 1
+
+    def test_another_browser_does_not_finish_it(self, signed_in: Api, provider: Provider) -> None:
+        """Row 96: an attacker's link never lands in a victim's browser."""
+        configure(provider)
+        parameters = provider.authorize(self._begin(signed_in))
+
+        response = Browser().callback(parameters)
+
+        assert response.status_code == 400
+        assert not OAuthIdentity.objects.exists()
+
+
+class TestIdentities:
+    def test_lists_and_unlinks(self, signed_in: Api, user: Any, provider: Provider) -> None:
+        row = configure(provider, label="Demo ID")
+        identity = OAuthIdentity.objects.create(user=user, provider=row, subject="1", email="p@example.com")
+
+        (listed,) = signed_in.get("/auth/identities").json()["data"]
+
+        assert listed == {
+            "id": str(identity.pk),
+            "provider": "demo",
+            "label": "Demo ID",
+            "email": "p@example.com",
+            "created_at": listed["created_at"],
+            "last_used_at": None,
+        }
+        assert listed["created_at"].endswith("Z")
+        response = signed_in.delete(f"/auth/identities/{identity.pk}")
+        assert response.status_code == 204
+        assert not OAuthIdentity.objects.exists()
+
+    @pytest.mark.parametrize("identity_id", ["0", "x", "999999", "9" * 30, "\u0663", "-1", "1.0"])
+    def test_what_is_not_theirs_is_not_there(
+        self, identity_id: str, signed_in: Api, provider: Provider
+    ) -> None:
+        response = signed_in.delete(f"/auth/identities/{identity_id}")
+
+        assert response.status_code == 404
+        assert code_of(response) == "ROUTE_NOT_FOUND"
+
+    def test_somebody_elses_is_not_there(self, signed_in: Api, provider: Provider) -> None:
+        other = OAuthIdentity.objects.create(user=make_user(), provider=configure(provider), subject="1")
+
+        assert signed_in.delete(f"/auth/identities/{other.pk}").status_code == 404
+        assert OAuthIdentity.objects.count() == 1
+
+    def test_the_last_way_in_stays(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        api = Api()
+        api.access_token = Browser().log_in(provider).json()["data"]["access_token"]
+        identity = OAuthIdentity.objects.get()
+
+        response = api.delete(f"/auth/identities/{identity.pk}")
+
+        assert response.status_code == 400
+        assert code_of(response) == "INVALID_PAYLOAD"
+        assert OAuthIdentity.objects.count() == 1
+
+    @pytest.mark.parametrize(("enabled", "status"), [(True, 204), (False, 400)])
+    def test_a_disabled_provider_is_no_way_in(self, enabled: bool, status: int, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        api = Api()
+        api.access_token = Browser().log_in(provider).json()["data"]["access_token"]
+        first = OAuthIdentity.objects.get()
+        OAuthIdentity.objects.create(
+            user=first.user, provider=configure(provider, "other", enabled=enabled), subject="1"
+        )
+
+        assert api.delete(f"/auth/identities/{first.pk}").status_code == status
+
+    def test_a_password_is_no_way_in_where_passwords_are_off(
+        self, signed_in: Api, user: Any, provider: Provider, settings: Any
+    ) -> None:
+        identity = OAuthIdentity.objects.create(user=user, provider=configure(provider), subject="1")
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "PASSWORD_LOGIN": False}
+
+        assert signed_in.delete(f"/auth/identities/{identity.pk}").status_code == 400
+
+
+class TestSecrecy:
+    """Rows 102, 120 and 122."""
+
+    def test_nothing_that_opens_anything_is_stored_logged_or_dumped(
+        self, provider: Provider, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("DEBUG")
+        configure(provider, may_create_users=True)
+        browser = Browser()
+        response = browser.log_in(provider)
+        assert response.status_code == 200
+        provider.sign = lambda claims: "not.a.token"
+        assert browser.log_in(provider).status_code == 401
+        parameters = provider.authorize(browser.start()["Location"])
+        browser.callback({"state": parameters["state"], "error": "access_denied", "iss": provider.issuer})
+        hidden = [CLIENT_SECRET, *provider.secrets_issued]
+
+        dump = StringIO()
+        call_command("dumpdata", stdout=dump)
+        stored = ""
+        with connection.cursor() as cursor:
+            for table in connection.introspection.table_names(cursor):
+                cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")
+                stored += repr(cursor.fetchall())
+        logged = "\n".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
+
+        assert len(hidden) > 10
+        for secret in hidden:
+            assert secret not in stored
+            assert secret not in dump.getvalue()
+            assert secret not in logged
