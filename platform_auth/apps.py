@@ -1,0 +1,25 @@
+"""The app."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig, apps
+from django.utils.translation import gettext_lazy as _
+
+
+class PlatformAuthConfig(AppConfig):
+    name = "platform_auth"
+    verbose_name = _("Authentication")
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Connect the receivers, register the checks, show a user's rows on the user's page in the admin."""
+        from . import checks, receivers
+
+        receivers.connect()
+        checks.register_checks()
+        if apps.is_installed("django.contrib.admin"):
+            from . import account_admin
+
+            account_admin.show_on_user_pages()
+        if apps.is_installed("drf_spectacular"):
+            from . import schema  # noqa: F401 - its classes register themselves
