@@ -1,0 +1,25 @@
+"""The demo's mails: on the console, and a file each in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.core.mail.backends.console import EmailBackend as ConsoleBackend
+from django.core.mail.backends.filebased import EmailBackend as FolderBackend
+
+
+class ConsoleAndFolderBackend(BaseEmailBackend):
+    """Sends nothing: prints each mail and writes it to a new file in EMAIL_FILE_PATH."""
+
+    def __init__(self, fail_silently: bool = False, **kwargs: Any) -> None:
+        super().__init__(fail_silently=fail_silently)
+        self.backends = [
+            ConsoleBackend(fail_silently=fail_silently),
+            FolderBackend(fail_silently=fail_silently),
+        ]
+
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
+        return min(backend.send_messages(email_messages) or 0 for backend in self.backends)

@@ -1,0 +1,10 @@
+"""The admin that asks for a one-time password too: the factor that users set up through the API."""
+
+from __future__ import annotations
+
+from django_otp.admin import OTPAdminSite
+
+
+class AdminSite(OTPAdminSite):
+    def __init__(self, name: str = "admin") -> None:
+        super().__init__(name)  # type: ignore[no-untyped-call]
