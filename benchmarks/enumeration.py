@@ -1,0 +1,208 @@
+"""Can the time of an answer tell which accounts exist? Measured at POST /auth/password/request and /auth/login.
+
+    python -m benchmarks.enumeration [--samples 2000] [--only request|login] [--mail up,down,slow]
+
+A server in a process of its own (gunicorn, threads) is asked over one connection, the classes of accounts interleaved
+in random order: known, unknown, inactive, provider-only, and `control`, a second set of unknown addresses, which shows
+what no difference at all looks like on this machine. Each class is compared with `unknown`: the difference of the
+medians must stay below max(2 ms, 3 %), the AUC (the chance that an attacker who sees one answer of each guesses right)
+between 0.45 and 0.55. Exits 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import contextlib
+import gc
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.mail_server import MailServer
+
+CLASSES = ("known", "unknown", "inactive", "provider_only", "control")
+ACCOUNTS = 50
+"""Addresses of each class, all of one length."""
+PASSWORD = "correct horse battery staple"
+
+
+def address(kind: str, number: int) -> str:
+    return f"{kind:x<13}-{number:04}@example.com"
+
+
+def prepare(environment: dict[str, str]) -> None:
+    """Make the database and the accounts, in a process of its own."""
+    code = """
+import django
+django.setup()
+from django.core.management import call_command
+from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import make_password
+from benchmarks.enumeration import ACCOUNTS, PASSWORD, address
+call_command("migrate", verbosity=0, run_syncdb=True)
+User, hashed = get_user_model(), make_password(PASSWORD)
+fields = lambda email: {"email": email} if User.USERNAME_FIELD == "email" else {"email": email, "username": email}
+User.objects.all().delete()
+User.objects.bulk_create(
+    User(**fields(address(kind, n)), is_active=kind != "inactive",
+         password=make_password(None) if kind == "provider_only" else hashed)
+    for kind in ("known", "inactive", "provider_only") for n in range(ACCOUNTS)
+)
+# Others, so that a look-up goes through an index.
+User.objects.bulk_create(User(**fields(f"other{n}@example.com"), password="!") for n in range(2000))
+"""
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+@contextlib.contextmanager
+def served(environment: dict[str, str]) -> Iterator[http.client.HTTPConnection]:
+    """Run the host; yield a connection to it. It is killed at the end: nobody waits for its mails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        "gunicorn",
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--workers",
+        "1",
+        "--threads",
+        "4",
+        "--keep-alive",
+        "600",
+    ]
+    server = subprocess.Popen(
+        [sys.executable, "-m", *command, "--log-level", "error", "benchmarks.enumeration:make_application()"],
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.1)
+        yield http.client.HTTPConnection("127.0.0.1", port)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def make_application() -> object:
+    """Return the host's WSGI application: what gunicorn calls."""
+    from django.core.wsgi import get_wsgi_application
+
+    return get_wsgi_application()
+
+
+def ask(connection: http.client.HTTPConnection, path: str, body: dict[str, str], status: int) -> float:
+    """Ask once; return the seconds until the whole answer was there."""
+    raw = json.dumps(body)
+    began = time.perf_counter()
+    connection.request("POST", path, raw, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    response.read()
+    took = time.perf_counter() - began
+    assert response.status == status, (response.status, path)
+    return took
+
+
+def measure(connection: http.client.HTTPConnection, path: str, samples: int) -> dict[str, list[float]]:
+    """Return the seconds of so many answers for each class, asked in random order."""
+    extra, status = ({"password": "a wrong password"}, 401) if path.endswith("login") else ({}, 204)
+    times: dict[str, list[float]] = {kind: [] for kind in CLASSES}
+    for _ in range(50):
+        ask(connection, path, {"email": "warm.up@example.com", **extra}, status)
+    gc.disable()
+    for number in range(samples):
+        for kind in random.sample(CLASSES, len(CLASSES)):
+            body = {"email": address(kind, number % ACCOUNTS), **extra}
+            times[kind].append(ask(connection, path, body, status))
+    gc.enable()
+    return times
+
+
+def auc(ours: list[float], theirs: list[float]) -> float:
+    """Return the chance that one of `ours` is larger than one of `theirs` (Mann-Whitney), ties by half."""
+    theirs = sorted(theirs)
+    below = sum(bisect.bisect_left(theirs, value) + bisect.bisect_right(theirs, value) for value in ours)
+    return below / (2 * len(ours) * len(theirs))
+
+
+def report(title: str, times: dict[str, list[float]]) -> bool:
+    """Print what was measured; return whether it is within the bounds."""
+    base = statistics.median(times["unknown"])
+    bound = max(0.002, 0.03 * base)
+    print(f"\n{title}: {len(times['unknown'])} samples a class, bound {bound * 1000:.2f} ms")
+    print(f"  {'class':<14}{'median ms':>10}{'difference ms':>15}{'AUC':>8}")
+    good = True
+    for kind in CLASSES:
+        median, chance = statistics.median(times[kind]), auc(times[kind], times["unknown"])
+        within = abs(median - base) <= bound and 0.45 <= chance <= 0.55
+        good &= within
+        mark = "" if within else "  <- out of bounds"
+        print(f"  {kind:<14}{median * 1000:>10.3f}{(median - base) * 1000:>15.3f}{chance:>8.3f}{mark}")
+    return good
+
+
+@contextlib.contextmanager
+def mail_server(mood: str) -> Iterator[int]:
+    """Yield the port of a mail server in a mood; `down`: of none."""
+    server = MailServer("slow" if mood == "slow" else "takes", pause=1.0)
+    if mood == "down":
+        server.server.server_close()
+        yield server.port
+        return
+    with server:
+        yield server.port
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--only", choices=["request", "login"])
+    parser.add_argument("--mail", default="up,down,slow")
+    options = parser.parse_args()
+    runs = (
+        []
+        if options.only == "login"
+        else [("/auth/password/request", mood) for mood in options.mail.split(",")]
+    )
+    if options.only != "request":
+        runs.append(("/auth/login", "up"))
+    good = True
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "benchmarks.host",
+            "BENCHMARK_DATABASE": os.environ.get(
+                "BENCHMARK_DATABASE", str(Path(folder) / "benchmark.sqlite3")
+            ),
+            "BENCHMARK_MAIL_PORT": "9",
+        }
+        prepare(environment)
+        for path, mood in runs:
+            with (
+                mail_server(mood) as port,
+                served({**environment, "BENCHMARK_MAIL_PORT": str(port)}) as connection,
+            ):
+                times = measure(connection, path, options.samples)
+            good &= report(f"POST {path}, mail server {mood}", times)
+    print("\nwithin the bounds" if good else "\nout of bounds")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
