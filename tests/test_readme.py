@@ -1,0 +1,137 @@
+"""The README against the code: its tables, names and blocks cannot drift from what they describe."""
+
+from __future__ import annotations
+
+import ast
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.dispatch import Signal
+from django.urls import Resolver404, resolve
+
+from platform_auth import signals, urls, urls_users
+from platform_auth.conf import DEFAULT_LIMITS, DEFAULTS
+from tests import follow_readme
+from tests.follow_readme import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+IN_WORDS = {
+    "ISSUER": "`PUBLIC_URL`",
+    "AUDIENCE": "`PUBLIC_URL`",
+    "SIGNING_KEYS": "derived from `SECRET_KEY`",
+    "ENCRYPTION_KEYS": "derived from `SECRET_KEY`",
+    "PUBLIC_URL": "in DEBUG `http://localhost:8000`",
+    "PASSWORD_RESET_URL": "the built-in page",
+    "PASSWORD_RESET_URL_ALLOW_LIST": "the environment variable",
+    "COOKIE_SECURE": "not in DEBUG",
+    "COOKIE_DOMAIN": "none",
+    "LIMITS": "see below",
+}
+"""The defaults that are more than a value."""
+
+
+def section(title: str) -> str:
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of a section's first table, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def shown(name: str) -> str:
+    """Return a setting's default as the README writes it."""
+    value = DEFAULTS[name]
+    if name in IN_WORDS:
+        return IN_WORDS[name]
+    if isinstance(value, timedelta):
+        return duration(value)
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    return f"`{list(value) if isinstance(value, tuple) else value}`"
+
+
+def duration(value: timedelta) -> str:
+    seconds = int(value.total_seconds())
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds % size == 0:
+            count = seconds // size
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    raise AssertionError(value)
+
+
+def endpoints() -> list[tuple[str, str]]:
+    """Return the method and path of every endpoint that the README names."""
+    return re.findall(r"`(GET|POST|DELETE) (/[^`?]*)[^`]*`", section("Endpoints"))
+
+
+class TestTheReadme:
+    def test_the_table_of_settings_is_that_of_the_code(self) -> None:
+        table = {row[0].strip("`"): row[1] for row in rows(section("Settings"))}
+
+        assert table == {name: shown(name) for name in DEFAULTS}
+
+    def test_the_limits_are_those_of_the_code(self) -> None:
+        (block,) = [text for text in follow_readme.blocks("python") if text.startswith("# LIMITS")]
+
+        assert ast.literal_eval(block) == DEFAULT_LIMITS
+
+    def test_names_every_signal(self) -> None:
+        names = {name for name, value in vars(signals).items() if isinstance(value, Signal)}
+
+        assert names == {name for name in names if f"`{name}`" in section("Extending")}
+
+    @pytest.mark.parametrize(("method", "path"), sorted(set(endpoints())))
+    def test_every_endpoint_it_names_is_there(self, method: str, path: str) -> None:
+        try:
+            view = resolve(path.replace("{id}", "1").replace("{provider}", "github")).func
+        except Resolver404:
+            pytest.fail(f"{path} leads nowhere")
+        view_class: Any = getattr(view, "cls", None) or view.view_class
+
+        assert hasattr(view_class, method.lower())
+
+    def test_every_endpoint_is_named(self) -> None:
+        named = {
+            resolve(path.replace("{id}", "1").replace("{provider}", "p")).route for _m, path in endpoints()
+        }
+        # Named as another form of the same endpoint.
+        named.add("auth/login/(?P<provider>[^/]+)/?\\Z")
+        prefixes = {"auth/": urls.urlpatterns, "users/": urls_users.urlpatterns}
+
+        there = {
+            prefix + str(pattern.pattern).removeprefix("^")
+            for prefix, patterns in prefixes.items()
+            for pattern in patterns
+        }
+        assert there == named
+
+    def test_its_python_is_python(self) -> None:
+        blocks = follow_readme.blocks("python") + [
+            re.sub(r"^  ", "", text, flags=re.MULTILINE)
+            for text in re.findall(r"^  ```python\n(.*?)^  ```$", README, re.MULTILINE | re.DOTALL)
+        ]
+
+        assert len(blocks) >= 5
+        for block in blocks:
+            compile(block, "README.md", "exec")
+
+    def test_its_links_lead_to_files(self) -> None:
+        links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+
+        assert links
+        assert [link for link in links if not (ROOT / link).exists()] == []
+
+    def test_its_make_targets_exist(self) -> None:
+        makefile = (ROOT / "Makefile").read_text()
+
+        targets = set(re.findall(r"(?:`|^)make (\w+)", README, re.MULTILINE))
+        assert targets >= {"demo", "test", "check"}
+        assert [target for target in targets if f"\n{target}:" not in makefile] == []
+
+    def test_no_other_project_is_installed_by_its_commands(self) -> None:
+        assert "pip install platform" not in README
