@@ -97,7 +97,6 @@ class Life:
         self.clock.shift(120)
         for _attempt in range(62):
             self.keep(other.refresh())
-            other.refresh_token = None or other.refresh_token
         self.clock.shift(3600)
 
     def passwords(self) -> None:

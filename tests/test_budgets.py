@@ -10,7 +10,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from platform_auth import limits, sessions
+from platform_auth import errors, limits, sessions
 from platform_auth.models import AuthEvent, RateCounter, RefreshSession
 from tests.conftest import PASSWORD, Api, enrol, make_user
 
@@ -145,30 +145,27 @@ class TestStatements:
 
 
 class TestRows:
-    def test_a_thousand_refreshes_add_none_and_the_5000th_costs_what_the_first_did(
+    def test_10000_refreshes_add_none_and_the_last_costs_what_the_first_did(
         self, user: Any, settings: Any
     ) -> None:
         """Row 50."""
         wide_limits(settings)
         grant = sessions.open(user)
         before = (RefreshSession.objects.count(), AuthEvent.objects.count())
-        for number in range(5000):
-            if number == 1000:
-                assert (RefreshSession.objects.count(), AuthEvent.objects.count()) == before
+        for _number in range(10_000):
             grant = sessions.rotate(grant.refresh_token)
         assert (RefreshSession.objects.count(), AuthEvent.objects.count()) == before
 
         with statements() as run:
-            newest = sessions.rotate(grant.refresh_token)
+            sessions.rotate(grant.refresh_token)
         assert len(run()) == 2
         with statements() as run:
             sessions.rotate(grant.refresh_token)
         assert len(run()) == 2
         RefreshSession.objects.update(rotated_at="2020-01-01T00:00:00Z")
-        with statements() as run, pytest.raises(Exception, match="credentials"):
+        with statements() as run, pytest.raises(errors.InvalidCredentials):
             sessions.rotate(grant.refresh_token)
         assert len(run()) == 3
-        assert newest.session.pk
         assert not RefreshSession.objects.exists()
 
     def test_the_session_and_its_user_come_in_one_statement(self, signed_in: Api) -> None:

@@ -120,32 +120,25 @@ class TestPrune:
         begun = [sql for sql in statements if sql.startswith(("BEGIN", "COMMIT"))]
         assert len(begun) >= len(deletes)
 
-    def test_a_session_that_lives_again_stays(self, user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_session_that_lives_again_stays(self, user: Any) -> None:
         """The DELETE asks for the time again: what was extended after it was picked is not deleted."""
         fill(user)
         session = RefreshSession.objects.order_by("expires_at").first()
         assert session is not None
-        pick = platform_auth_prune._over
-        asked: list[Any] = []
+        picks: list[str] = []
 
-        def picked(table: Any) -> Any:
-            rows = pick(table)
-            if table.model is RefreshSession and not asked:
-                asked.append(table)
-                original = rows.filter
+        def extend_when_picked(execute: Any, sql: str, *rest: Any) -> Any:
+            result = execute(sql, *rest)
+            if not picks and sql.startswith("SELECT") and RefreshSession._meta.db_table in sql:
+                picks.append(sql)
+                later = timezone.now() + timedelta(hours=1)
+                RefreshSession.objects.filter(pk=session.pk).update(expires_at=later)
+            return result
 
-                def extend_first(*args: Any, **kwargs: Any) -> Any:
-                    later = timezone.now() + timedelta(hours=1)
-                    RefreshSession.objects.filter(pk=session.pk).update(expires_at=later)
-                    return original(*args, **kwargs)
+        with connection.execute_wrapper(extend_when_picked):
+            run("platform_auth_prune")
 
-                rows.filter = extend_first
-            return rows
-
-        monkeypatch.setattr(platform_auth_prune, "_over", picked)
-        run("platform_auth_prune")
-
-        assert asked
+        assert picks
         assert RefreshSession.objects.filter(pk=session.pk).exists()
 
     @pytest.mark.race

@@ -121,7 +121,7 @@ class TestEveryAnswer:
     @each
     def test_needs_no_csrf_token(self, endpoint: Endpoint) -> None:
         """Row 62: exempt, since no ambient credential counts without the cross-origin rule."""
-        assert endpoint.callback.csrf_exempt or endpoint.is_page
+        assert endpoint.callback.csrf_exempt
 
     @pytest.mark.parametrize(
         "endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.is_signed_in], ids=str
@@ -166,12 +166,17 @@ class TestOutcomes:
                 check_envelope(answer)
 
     def test_a_message_speaks_the_callers_language_and_the_code_does_not(self, api: Api) -> None:
+        messages = {}
         for language in ("en", "de", "xx"):
             with override(None):
                 response = api.post(
                     "/auth/refresh", {"refresh_token": "x"}, headers={"Accept-Language": language}
                 )
             assert code_of(response) == "INVALID_CREDENTIALS"
+            messages[language] = response.json()["errors"][0]["message"]
+
+        assert messages["en"] == messages["xx"] == "Invalid user credentials."
+        assert messages["de"] == "Ungültige Anmeldedaten."
 
 
 class TestABrokenProgram:

@@ -84,7 +84,9 @@ class TestAnswer:
 
         # In a test's transaction the hand-over waits for a commit that never comes.
         with django_assert_num_queries(0):
-            api.post(URL, {"email": user.email})
+            response = api.post(URL, {"email": user.email})
+
+        assert response.status_code == 204
 
     def test_an_access_token_that_comes_along_is_not_read(self, api: Api, user: Any) -> None:
         for header in ("null", "Bearer null", "Bearer a.b.c"):

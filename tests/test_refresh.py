@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from platform_auth import conf, refresh_tokens, sessions, signals
+from platform_auth import conf, errors, refresh_tokens, sessions, signals
 from platform_auth.models import AuthEvent, RefreshSession
 from tests.conftest import PASSWORD, Api, code_of, make_user
 
@@ -481,7 +481,7 @@ class TestWhatIsNoTokenOfOurs:
             # A right secret under another key; most never reach the database's row.
             key = secrets.token_bytes(16) if number % 2 else bytes(16)
             text = base64.urlsafe_b64encode(key + good[16:]).decode()
-            with pytest.raises(Exception, match="Invalid user credentials"):
+            with pytest.raises(errors.InvalidCredentials):
                 sessions.rotate(text if number % 10 == 0 else text[: number % 64])
 
         assert row() == before

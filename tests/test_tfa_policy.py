@@ -205,7 +205,9 @@ class TestRefresh:
     ) -> None:
         """The budget of a refresh holds: no statement for a policy that is not set."""
         with django_assert_num_queries(2):
-            signed_in.refresh()
+            response = signed_in.refresh()
+
+        assert response.status_code == 200
 
 
 class TestWithoutTheFactorAgain:
