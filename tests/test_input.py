@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from typing import Any
 
 import pytest
-from django.test import Client
+from django.test import Client, RequestFactory
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from platform_auth import sessions, views
 from platform_auth.models import RefreshSession
 from tests.conftest import PASSWORD, Api, make_user
 from tests.endpoints import ENDPOINTS, Endpoint
@@ -339,3 +341,33 @@ def test_a_password_of_1024_bytes_is_tried_in_the_time_of_any_other(send: Any) -
 
     assert send(login, json.dumps({"email": user.email, "password": "x" * 1024}).encode()).status_code == 401
     assert send(login, json.dumps({"email": user.email, "password": PASSWORD}).encode()).status_code == 200
+
+
+class TestABodyWithoutALength:
+    """What Django reads nothing of under WSGI is never taken for no body at all."""
+
+    def ask(self, body: bytes, **environ: Any) -> Any:
+        request = RequestFactory().post("/auth/logout", content_type="application/json")
+        del request.META["CONTENT_LENGTH"]
+        request.META |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input": io.BytesIO(body), **environ}
+        return views.LogoutView.as_view()(request).render()
+
+    def test_is_read_where_the_server_marks_its_end(self, user: Any) -> None:
+        grant = sessions.open(user)
+
+        response = self.ask(
+            json.dumps({"refresh_token": grant.refresh_token}).encode(), **{"wsgi.input_terminated": True}
+        )
+
+        assert response.status_code == 204
+        assert not RefreshSession.objects.exists()
+
+    def test_is_refused_where_it_does_not(self, user: Any) -> None:
+        response = self.ask(b"{}")
+
+        assert response.status_code == 400
+
+    def test_has_the_same_limit(self, user: Any) -> None:
+        response = self.ask(b"x" * 65_537, **{"wsgi.input_terminated": True})
+
+        assert response.status_code == 413
