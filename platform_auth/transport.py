@@ -157,14 +157,17 @@ def require_refresh_token(request: HttpRequest, fields: dict[str, Any]) -> Prese
 
 
 @sensitive_variables()
-def token_to_end(request: HttpRequest, fields: dict[str, Any]) -> str:
-    """Return the refresh token of a log-out, "" for none. Raises Forbidden for a cookie used from another origin."""
-    presented = read_refresh_token(request, fields)
-    if presented is None:
-        return ""
-    if presented.from_cookie:
+def tokens_to_end(request: HttpRequest, fields: dict[str, Any]) -> list[str]:
+    """Return the refresh tokens of a log-out: the body's, else those of every cookie of that name.
+
+    Raises Forbidden for a cookie used from another origin.
+    """
+    if "refresh_token" in fields:
+        return [fields["refresh_token"]]
+    raw_tokens = _cookies_called(request, conf.cookie_name("refresh"))
+    if raw_tokens:
         require_same_origin(request)
-    return presented.raw_token
+    return raw_tokens
 
 
 def respond_to_logout(request: HttpRequest) -> Response:
@@ -201,10 +204,16 @@ def read_access_token(request: HttpRequest) -> str | None:
 
 def read_cookie(request: HttpRequest, name: str) -> str | None:
     """Return a cookie's value. Raises InvalidPayload where two of its name came."""
-    pairs = request.META.get("HTTP_COOKIE", "").split(";")
-    if sum(pair.partition("=")[0].strip() == name for pair in pairs) > 1:
+    if len(_cookies_called(request, name)) > 1:
         raise errors.InvalidPayload(_("This cookie came twice."), field=name)
     return request.COOKIES.get(name)
+
+
+@sensitive_variables()
+def _cookies_called(request: HttpRequest, name: str) -> list[str]:
+    """Return the values of all cookies of a name; `request.COOKIES` knows the last one alone."""
+    pairs = [pair.partition("=") for pair in request.META.get("HTTP_COOKIE", "").split(";")]
+    return [value.strip() for key, _equals, value in pairs if key.strip() == name]
 
 
 def require_same_origin(request: HttpRequest) -> None:

@@ -71,8 +71,8 @@ class LogoutView(ApiView):
 
     def post(self, request: Request) -> Response:
         fields = self.read(serializers.LogoutSerializer)
-        raw_token = transport.token_to_end(self.http_request, fields)
-        sessions.end(raw_token, request=self.http_request)
+        for raw_token in transport.tokens_to_end(self.http_request, fields):
+            sessions.end(raw_token, request=self.http_request)
         return transport.respond_to_logout(self.http_request)
 
 

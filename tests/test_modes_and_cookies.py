@@ -276,10 +276,20 @@ class TestTossedCookies:
 
         for pair in ((token, "x"), ("x", token), (token, token)):
             cookies = f"{REFRESH}={pair[0]}; a=b; {REFRESH}={pair[1]}"
-            for path in ("/auth/refresh", "/auth/logout"):
-                response = self.send("POST", path, cookies)
-                assert (response.status_code, code_of(response)) == (400, "INVALID_PAYLOAD")
+            response = self.send("POST", "/auth/refresh", cookies)
+            assert (response.status_code, code_of(response)) == (400, "INVALID_PAYLOAD")
         assert row() == before
+
+    @pytest.mark.parametrize("order", [("{}", "x"), ("x", "{}")])
+    def test_a_log_out_with_two_ends_the_session_of_each(self, user: Any, order: tuple[str, str]) -> None:
+        _api, response = login(user, "cookie")
+        token = response.cookies[REFRESH].value
+        cookies = "; ".join(f"{REFRESH}={value.format(token)}" for value in order)
+
+        response = self.send("POST", "/auth/logout", cookies)
+
+        assert response.status_code == 204
+        assert not RefreshSession.objects.exists()
 
     def test_two_access_cookies_are_400(self, user: Any) -> None:
         _api, response = login(user, "session")
