@@ -136,7 +136,10 @@ class SignedToken(Token):
     set_jti = set_exp
 
     def verify(self) -> None:
-        """Check that each claim is there, of its exact type, and nothing else is. Raises TokenError."""
+        """Check that each claim is there, of its exact type, and nothing else is; then whether its time is over.
+
+        Raises TokenError, ExpiredTokenError.
+        """
         claims = self.payload
         wanted = _COMMON_CLAIMS | self.kind.claims
         good = (
@@ -150,6 +153,8 @@ class SignedToken(Token):
         )
         if not good:
             raise TokenError("claims")
+        if claims["exp"] <= timezone.now().timestamp():
+            raise ExpiredTokenError("expired")
 
 
 class _Backend(TokenBackend):
@@ -174,11 +179,14 @@ class _Backend(TokenBackend):
                 algorithms=[self.algorithm],
                 audience=conf.AUDIENCE,
                 issuer=conf.ISSUER,
-                # `iat` is checked with the skew in SignedToken.verify.
-                options={"require": sorted(_COMMON_CLAIMS), "strict_aud": True, "verify_iat": False},
+                # `iat` and `exp` are judged in SignedToken.verify, behind all that says whose token it is.
+                options={
+                    "require": sorted(_COMMON_CLAIMS),
+                    "strict_aud": True,
+                    "verify_iat": False,
+                    "verify_exp": False,
+                },
             )
-        except jwt.ExpiredSignatureError as error:
-            raise ExpiredTokenError("expired") from error
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
             raise TokenBackendError("invalid") from error
         return payload
@@ -213,6 +221,10 @@ def _load(algorithm: Algorithm, raw: bytes) -> Key:
     if algorithm == "HS256":
         if len(raw) < MINIMUM_HS256_BYTES:
             raise ImproperlyConfigured(f"A signing key for HS256 needs {MINIMUM_HS256_BYTES} bytes or more.")
+        try:
+            get_default_algorithms()[algorithm].prepare_key(raw)
+        except jwt.InvalidKeyError:
+            raise ImproperlyConfigured("A signing key for HS256 is a secret, not a PEM or SSH key.") from None
         return Key(_kid(raw), raw, raw)
     prepare = get_default_algorithms()[algorithm].prepare_key
     try:

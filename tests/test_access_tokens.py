@@ -378,6 +378,17 @@ class TestTime:
 
         assert code_of(ask(good.hs256(good.header, good.claims, key=b"x" * 32))) == "INVALID_TOKEN"
 
+    @pytest.mark.parametrize("claim", ["iss", "aud", "token_type"])
+    def test_one_of_another_site_past_its_time_is_not_called_expired(
+        self, user: Any, clock: Any, claim: str
+    ) -> None:
+        """TOKEN_EXPIRED has a client refresh; a token that is not ours has no refresh token here."""
+        good = Good(sessions.open(user).access_token)
+        clock.shift(3600)
+
+        assert code_of(ask(good.with_claims(**{claim: "another"}))) == "INVALID_TOKEN"
+        assert code_of(ask(good.hs256(good.header, good.claims))) == "TOKEN_EXPIRED"
+
 
 class TestTheSession:
     """Rows 26, 27, 32."""

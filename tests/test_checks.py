@@ -206,8 +206,17 @@ class TestKeys:
             {"SIGNING_ALGORITHM": "EdDSA"},
             {"SIGNING_ALGORITHM": "EdDSA", "SIGNING_KEYS": ["x" * 64]},
             {"SIGNING_ALGORITHM": "RS256", "SIGNING_KEYS": [PEM]},
+            {"SIGNING_KEYS": [PEM]},
         ],
-        ids=["short", "a byte short", "an old short one", "missing", "no PEM", "of another kind"],
+        ids=[
+            "short",
+            "a byte short",
+            "an old short one",
+            "missing",
+            "no PEM",
+            "of another kind",
+            "no secret",
+        ],
     )
     def test_signing_keys_that_cannot_be_used(self, configured: Any) -> None:
         message = found(**configured)["platform_auth.E006"]
