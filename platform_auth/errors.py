@@ -19,6 +19,7 @@ PlatformAuthError
     RequestsExceeded            429
     InternalServerError         500
     ServiceUnavailable          503  an identity provider or the database cannot be reached
+    HostError                        whatever else a host's own view raises, with its status and code
 """
 
 from __future__ import annotations
@@ -256,6 +257,17 @@ class ServiceUnavailable(PlatformAuthError):
     message = _("The service is not available at the moment.")
 
 
+class HostError(PlatformAuthError):
+    """An exception of DRF's or the host's that the contract does not know; it keeps its status, code and text."""
+
+    code: str  # type: ignore[misc]
+
+    def __init__(self, exc: drf.APIException) -> None:
+        self.message, self.code = str(exc.detail), str(exc.default_code).upper()  # type: ignore[misc]
+        super().__init__()
+        self.status_code = exc.status_code
+
+
 def translate(exc: Exception) -> PlatformAuthError | None:
     """Return the refusal of the contract that an exception stands for, or None for a broken program."""
     match exc:
@@ -277,7 +289,9 @@ def translate(exc: Exception) -> PlatformAuthError | None:
             return InvalidPayload.of_fields(_reasons(exc.detail))
         case drf.ParseError() | SuspiciousOperation() | BadRequest():
             return InvalidPayload(_("The request could not be read."))
-        case OperationalError() | InterfaceError():
+        case drf.APIException():
+            return HostError(exc)
+        case OperationalError() | InterfaceError() if not _is_schema_error(exc):
             logger.error("the database did not answer", exc_info=exc)
             return ServiceUnavailable()
         case _:
@@ -295,23 +309,28 @@ def render(error: PlatformAuthError) -> Response:
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
     """Answer a host's own views in the same envelope (DRF's EXCEPTION_HANDLER).
 
-    Exceptions that are no refusal go on to Django; DRF's own of other statuses keep their status and text.
+    Exceptions that are no refusal go on to Django.
     """
-    from rest_framework.response import Response
     from rest_framework.views import set_rollback
 
     error = translate(exc)
     if error is None:
-        if not isinstance(exc, drf.APIException):
-            return None
-        entries = [{"message": str(exc.detail), "extensions": {"code": exc.default_code.upper()}}]
-        set_rollback()
-        return Response({"errors": entries}, status=exc.status_code)
+        return None
     response = render(error)
     if isinstance(exc, drf.MethodNotAllowed) and (view := context.get("view")):
         response.headers["Allow"] = ", ".join(view.allowed_methods)
     set_rollback()
     return response
+
+
+def _is_schema_error(exc: Exception) -> bool:
+    """Return whether a database answered that a table or column is missing: a broken program, not an outage.
+
+    SQLite and MySQL have no exception of its own for that; 1054 and 1146 are MySQL's codes.
+    """
+    cause = exc.__cause__ or exc
+    code = cause.args[0] if cause.args else None
+    return code in (1054, 1146) or any(text in str(cause) for text in ("no such ", "has no column"))
 
 
 def _reasons(detail: Any, field: str = "") -> list[tuple[str, str]]:

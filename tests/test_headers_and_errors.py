@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.core.signals import got_request_exception
 from django.db import connection, connections
 from django.test import Client
 from django.utils.translation import override
+from rest_framework.exceptions import APIException
 
 from platform_auth import api as base
 from platform_auth import errors, views
@@ -21,7 +24,9 @@ from tests.endpoints import ENDPOINTS, Endpoint
 pytestmark = pytest.mark.django_db
 
 METHODS = ["get", "head", "post", "put", "patch", "delete", "options", "trace"]
-CODES = {error.code for error in errors.PlatformAuthError.__subclasses__()} | {"TOKEN_EXPIRED"}
+CODES = {
+    error.code for error in errors.PlatformAuthError.__subclasses__() if error is not errors.HostError
+} | {"TOKEN_EXPIRED"}
 each = pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
 
 
@@ -279,6 +284,26 @@ class TestTheBase:
         assert response.status_code == 200
         check_headers(response)
 
+    def test_an_exception_of_the_hosts_keeps_its_status_and_code(self, user: Any) -> None:
+        from django.test import RequestFactory
+
+        class Conflict(APIException):
+            status_code = 409
+            default_code = "conflict"
+            default_detail = "Somebody was first."
+
+        class Theirs(views.LoginView):
+            def post(self, request: Any) -> Any:
+                raise Conflict
+
+        request = RequestFactory().post("/elsewhere", {}, content_type="application/json")
+        response = Theirs.as_view()(request).render()
+
+        assert response.status_code == 409
+        error = {"message": "Somebody was first.", "extensions": {"code": "CONFLICT"}}
+        assert json.loads(response.content) == {"errors": [error]}
+        check_headers(response)
+
     def test_every_drf_class_is_pinned(self) -> None:
         from rest_framework.views import APIView
 
@@ -293,6 +318,31 @@ class TestTheBase:
             "METHOD_NOT_ALLOWED", "CONTENT_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "REQUESTS_EXCEEDED",
             "INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE",
         } == CODES  # fmt: skip
+
+
+class TestABrokenSchema:
+    @pytest.mark.django_db(transaction=True)
+    def test_is_a_broken_program_and_no_outage(self, signed_in: Api) -> None:
+        """A migration that did not run is 500 and reported, not 503: nobody would look for it there."""
+        reported = []
+
+        def report(**facts: Any) -> None:
+            reported.append(facts["sender"])
+
+        got_request_exception.connect(report)
+        signed_in.client.raise_request_exception = False
+        column = RefreshSession._meta.get_field("user_agent")
+        name, column.column = column.column, "gone"
+        column.__dict__.pop("cached_col", None)
+        try:
+            response = signed_in.get("/auth/sessions")
+        finally:
+            column.column = name
+            column.__dict__.pop("cached_col", None)
+            got_request_exception.disconnect(report)
+
+        assert (response.status_code, code_of(response)) == (500, "INTERNAL_SERVER_ERROR")
+        assert reported
 
 
 class TestAHostsOwnView:
