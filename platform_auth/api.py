@@ -148,7 +148,8 @@ class SignedInView(ApiView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        if request.auth is None:
+        # Not `is None`: a host's UNAUTHENTICATED_TOKEN stands there for nobody.
+        if not isinstance(request.auth, RefreshSession):
             raise errors.InvalidCredentials(challenge=True)
 
     @property

@@ -157,6 +157,7 @@ if HOSTILE:
         "DEFAULT_VERSIONING_CLASS": "rest_framework.versioning.AcceptHeaderVersioning",
         "DEFAULT_METADATA_CLASS": None,
         "UNAUTHENTICATED_USER": None,
+        "UNAUTHENTICATED_TOKEN": object,
         "UNICODE_JSON": False,
         "COMPACT_JSON": False,
         "STRICT_JSON": False,
