@@ -88,7 +88,7 @@ PLATFORM_AUTH = {
     "PUBLIC_URL": PUBLIC_URL,
     # "milliseconds" for the official JavaScript SDKs.
     "EXPIRES_UNIT": env.str("EXPIRES_UNIT", default="seconds"),
-    "PASSWORD_RESET_URL_ALLOW_LIST": env.list("PASSWORD_RESET_URL_ALLOW_LIST", default=[]),
+    # PASSWORD_RESET_URL_ALLOW_LIST is read from the environment by the package itself.
     "OAUTH_REDIRECT_ALLOW_LIST": env.list("OAUTH_REDIRECT_ALLOW_LIST", default=[]),
     # The demo's identity provider runs on this machine.
     "OAUTH_PRIVATE_HOSTS": ["127.0.0.1"] if DEBUG else [],
