@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, cast
@@ -23,7 +24,7 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, models, router
+from django.db import DatabaseError, connections, models, router
 from django.db.models.functions import Lower
 from django.utils.http import is_same_domain
 from django.utils.module_loading import import_string
@@ -86,6 +87,7 @@ MINIMUM_KEY_BYTES = 32
 SAMPLE = 100
 """How many of the oldest and of the newest sealed factors are opened by way of trial."""
 
+_CASELESS = re.compile(r"nocase|insensitive|_ci\b|_ci_", re.IGNORECASE)
 _COOKIE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -457,12 +459,18 @@ def check_email_is_unique(**kwargs: Any) -> list[CheckMessage]:
     if _is_unique_whatever_case(user_model, name):
         return []
     index = f"{options.db_table}_{name}_once"
+    is_mysql = _is_mysql(user_model)
     if options.label == "auth.User":
+        # The condition is one that the look-up implies, or PostgreSQL would not use the index.
+        columns = f"({name})" if is_mysql else f"(LOWER({name})) WHERE LOWER({name}) <> ''"
+        drop = f"DROP INDEX {index}" + (f" ON {options.db_table}" if is_mysql else "")
         hint = (
             "auth.User cannot be changed, but its table can. In a migration of yours: migrations.RunSQL("
-            f"\"CREATE UNIQUE INDEX {index} ON {options.db_table} (LOWER({name})) WHERE {name} <> ''\", "
-            f'"DROP INDEX {index}"), then put "platform_auth.W009" into SILENCED_SYSTEM_CHECKS.'
+            f'"CREATE UNIQUE INDEX {index} ON {options.db_table} {columns}", "{drop}"), '
+            'then put "platform_auth.W009" into SILENCED_SYSTEM_CHECKS.'
         )
+    elif is_mysql:
+        hint = f'Set unique=True on the field "{name}" of {options.label}, and make a migration.'
     else:
         hint = (
             f'Add to the Meta of {options.label}: constraints = [models.UniqueConstraint(Lower("{name}"), '
@@ -871,12 +879,21 @@ def _as_bytes(key: str | bytes) -> bytes:
     return key.encode() if isinstance(key, str) else key
 
 
+def _is_mysql(model: Any) -> bool:
+    """Return whether a model's rows are in MySQL or MariaDB, whose collations take no notice of case by default."""
+    return connections[router.db_for_write(model)].vendor == "mysql"
+
+
 def _is_unique_whatever_case(user_model: Any, name: str) -> bool:
     field = user_model._meta.get_field(name)
-    if field.unique and getattr(field, "db_collation", None):
+    collation = getattr(field, "db_collation", None) or ("_ci" if _is_mysql(user_model) else "")
+    if field.unique and _CASELESS.search(collation):
         return True
     for constraint in user_model._meta.constraints:
         if not isinstance(constraint, models.UniqueConstraint) or len(constraint.expressions) != 1:
+            continue
+        # MariaDB has no such index, and Django leaves the constraint out.
+        if constraint.condition is not None or _is_mysql(user_model):
             continue
         (expression,) = cast(Any, constraint.expressions)
         inner: Any = expression.source_expressions[0] if isinstance(expression, Lower) else None
