@@ -12,12 +12,14 @@ import logging
 import secrets
 from typing import Any
 
+from asgiref.local import Local
+from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
 from django.core.cache import caches
 from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.cache.backends.redis import RedisCache
-from django.db import router, transaction
+from django.db import connections, router, transaction
 
 from .conf import conf
 
@@ -26,10 +28,25 @@ logger = logging.getLogger("platform_auth")
 CACHED_FOR = 60
 """Seconds for which a change may go unseen that sends no signal (raw SQL) or did not reach the cache."""
 
-_VERSION_KEY = "platform_auth:public-role:version"
 _SHARED_MODULES = ("django_redis.", "django_valkey.")
 _ON_USER = "_platform_auth_public_role"
-_RESERVED_APPS = frozenset({"admin", "auth", "platform_auth", "sessions"})
+_RESERVED_APPS = (
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.sessions",
+    "platform_auth",
+    # Others that hold users, rights, tokens or factors.
+    "allauth",
+    "axes",
+    "django_otp",
+    "guardian",
+    "knox",
+    "oauth2_provider",
+    "rest_framework.authtoken",
+    "rest_framework_simplejwt",
+    "social_django",
+)
+_unfilled = Local()
 
 
 def permissions() -> frozenset[str]:
@@ -58,13 +75,18 @@ def remembering(user: Any, held: frozenset[str]) -> Any:
 
 def granted() -> list[str]:
     """Ask the database for all that the group holds, as "app_label.model.codename". Raises what it raises."""
+    role: object = conf.PUBLIC_ROLE
+    # A look-up for None would find the permissions that no group has.
+    if not isinstance(role, str) or not role:
+        return []
     rows = (
         Permission.objects.using(router.db_for_write(Group))
-        .filter(group__name=conf.PUBLIC_ROLE)
+        .filter(group__name=role)
         .order_by("content_type__app_label", "codename")
-        .values_list("content_type__app_label", "content_type__model", "codename")
+        .values_list("group__name", "content_type__app_label", "content_type__model", "codename")
     )
-    return [f"{app_label}.{model}.{codename}" for app_label, model, codename in rows]
+    # Some databases find "public" for "Public".
+    return [f"{app}.{model}.{codename}" for group, app, model, codename in rows if group == role]
 
 
 def reserved() -> list[str]:
@@ -75,6 +97,21 @@ def reserved() -> list[str]:
 def forget(*, using: str | None = None) -> None:
     """Have every process read the role again, once the change that is under way has committed."""
     transaction.on_commit(_replace_version, using=using or router.db_for_write(Group), robust=True)
+
+
+def fill(**kwargs: Any) -> None:
+    """Put into the cache, behind a request, what it could not: see `_read`."""
+    if not getattr(_unfilled, "is_so", False):
+        return
+    _unfilled.is_so = False
+    cache, connection = _shared_cache(), connections[router.db_for_write(Group)]
+    if cache is None or connection.in_atomic_block:
+        return
+    try:
+        _remember(cache, _key(cache))
+    except Exception:
+        logger.warning("the public role could not be cached", exc_info=True)
+    connection.close_if_unusable_or_obsolete()
 
 
 def _read() -> frozenset[str]:
@@ -89,19 +126,12 @@ def _read() -> frozenset[str]:
         return _ask()
     if isinstance(names, list):
         return frozenset(names)
-    database = router.db_for_write(Group)
-    if transaction.get_connection(database).in_atomic_block:
-        # What is read here may be taken back, or older than the version: others get what is read after the
-        # commit.
-        transaction.on_commit(_fill, using=database, robust=True)
+    if connections[router.db_for_write(Group)].in_atomic_block:
+        # What is read here may be taken back, or older than the version: others get what is read when the
+        # request is over, whether it was committed or refused.
+        _unfilled.is_so = True
         return _ask()
     return _remember(cache, key)
-
-
-def _fill() -> None:
-    cache = _shared_cache()
-    if cache is not None:
-        _remember(cache, _key(cache))
 
 
 def _remember(cache: Any, key: str) -> frozenset[str]:
@@ -127,18 +157,26 @@ def _shared_cache() -> Any:
 
 
 def _key(cache: Any) -> str:
-    version = cache.get(_VERSION_KEY)
+    version_key = _version_key()
+    version = cache.get(version_key)
     if not isinstance(version, str):
-        cache.add(_VERSION_KEY, secrets.token_hex(8), None)
-        version = cache.get(_VERSION_KEY)
-    name = hashlib.sha256(conf.PUBLIC_ROLE.encode()).hexdigest()[:16]
-    return f"platform_auth:public-role:{name}:{version}"
+        cache.add(version_key, secrets.token_hex(8), None)
+        version = cache.get(version_key)
+    name = hashlib.sha256(str(conf.PUBLIC_ROLE).encode()).hexdigest()[:16]
+    return f"{version_key}:{version}:{name}"
+
+
+def _version_key() -> str:
+    """Return where the version stands, by the database: two sites may share a cache and its prefix."""
+    database = connections[router.db_for_write(Group)].settings_dict
+    facts = [str(database.get(name)) for name in ("ENGINE", "HOST", "PORT", "NAME")]
+    return f"platform_auth:public-role:{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
 
 
 def _replace_version() -> None:
     cache = _shared_cache()
     if cache is not None:
-        cache.set(_VERSION_KEY, secrets.token_hex(8), None)
+        cache.set(_version_key(), secrets.token_hex(8), None)
 
 
 def _short(name: str) -> str:
@@ -147,9 +185,18 @@ def _short(name: str) -> str:
 
 
 def _is_reserved(name: str) -> bool:
-    """Return whether a permission is about users, rights or sessions. Seeing users is the host's decision."""
-    app_label, model, codename = name.split(".", 2)
-    options = get_user_model()._meta
-    if (app_label, model) == (options.app_label, options.model_name):
-        return codename != f"view_{options.model_name}"
-    return app_label in _RESERVED_APPS or app_label.startswith("otp_")
+    """Return whether a permission is about users, rights, tokens or sessions. Seeing users is the host's decision.
+
+    A proxy of the host's stands for what it is a proxy of. What has no model any more opens nothing.
+    """
+    app_label, model_name, codename = name.split(".", 2)
+    try:
+        model = apps.get_model(app_label, model_name)
+    except LookupError:
+        return True
+    if issubclass(model, get_user_model()):
+        return codename != f"view_{model_name}"
+    module = model._meta.app_config.name
+    return issubclass(model, Group | Permission) or f"{module}.".startswith(
+        tuple(f"{name}." for name in _RESERVED_APPS)
+    )

@@ -13,6 +13,7 @@ from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
 from django.contrib.auth.signals import user_logged_in
+from django.core.signals import request_finished
 from django.db import DatabaseError, router, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
 
@@ -32,6 +33,7 @@ def connect() -> None:
     post_save.connect(_password_set, dispatch_uid="platform_auth")
     m2m_changed.connect(_permissions_changed, sender=Group.permissions.through, dispatch_uid="platform_auth")
     pre_save.connect(_group_is_renamed, sender=Group, dispatch_uid="platform_auth")
+    request_finished.connect(public_role.fill, dispatch_uid="platform_auth")
     for model in (Group, Permission):
         post_save.connect(_saved, sender=model, dispatch_uid="platform_auth")
         post_delete.connect(_deleted, sender=model, dispatch_uid="platform_auth")

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.apps import apps
 from django.contrib.auth.context_processors import PermWrapper
 from django.contrib.auth.decorators import permission_required
 from django.contrib.auth.models import AnonymousUser, Group, Permission
+from django.contrib.contenttypes.models import ContentType
 from django.core.cache import caches
 from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
@@ -31,6 +33,7 @@ from platform_auth.permissions import PrivateByDefault
 from tests.conftest import Api, code_of, make_user
 from tests.hostapp.models import Note
 from tests.hostapp.views import NoteSerializer, Plain
+from tests.settings import WORKER
 
 METHODS = {
     "get": "view",
@@ -358,6 +361,21 @@ class TestPublicRole:
 
         assert Api().get(f"/notes/{note.pk}").status_code == 200
 
+    @pytest.mark.parametrize("name", [None, "", 0])
+    def test_no_name_is_no_group(self, note: Note, settings: Any, name: Any) -> None:
+        """Row 126: a look-up for None would find every permission that is in no group."""
+        give("view", name="Editors")
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "PUBLIC_ROLE": name}
+
+        assert public_role.permissions() == frozenset()
+        assert Api().get(f"/notes/{note.pk}").status_code == 401
+
+    def test_a_group_of_nearly_the_same_name_gives_nothing(self, note: Note) -> None:
+        """Some databases find "public" for "Public"."""
+        give(*ALL, name="public")
+
+        assert Api().get(f"/notes/{note.pk}").status_code == 401
+
     def test_other_groups_give_nothing(self, note: Note) -> None:
         give(*ALL, name="Editors")
 
@@ -382,6 +400,28 @@ class TestPublicRole:
         assert not apps & {"platform_auth", "sessions", "admin"}
         assert "auth.change_group" in public_role.reserved()
         assert not AnonymousUser().has_perm("auth.change_group")
+
+    def test_nor_do_those_of_a_proxy_of_the_user_model(self, user: Any) -> None:
+        """A host's proxy stands for the users it shows."""
+
+        class Person(type(user)):  # type: ignore[misc]
+            class Meta:
+                proxy = True
+                app_label = "hostapp"
+
+        try:
+            content_type = ContentType.objects.get_for_model(Person, for_concrete_model=False)
+            for action in ("view", "change"):
+                codename = f"{action}_person"
+                Permission.objects.create(content_type=content_type, codename=codename, name=codename)
+            give("view").permissions.add(*Permission.objects.filter(content_type=content_type))
+
+            assert public_role.permissions() == {"hostapp.view_note", "hostapp.view_person"}
+            assert public_role.reserved() == ["hostapp.change_person"]
+        finally:
+            del apps.all_models["hostapp"]["person"]
+            apps.clear_cache()
+            ContentType.objects.clear_cache()
 
     def test_a_change_leaves_an_event(self) -> None:
         """Row 127: changes are audited, whoever makes them."""
@@ -466,7 +506,8 @@ class TestPublicRoleBackend:
 REDIS = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
-        "LOCATION": "redis://127.0.0.1:6379/11",
+        # A database for each worker: emptying one must not empty the other.
+        "LOCATION": f"redis://127.0.0.1:6379/{6 + int(WORKER[2:]) % 2}",
         "KEY_PREFIX": "platform_auth-public-role",
     }
 }
@@ -506,6 +547,24 @@ class TestStatements:
         Api().get(f"/notes/{note.pk}")
         with statements(1):
             assert Api().get(f"/notes/{note.pk}").status_code == 200
+
+    @pytest.mark.usefixtures("shared_cache")
+    def test_nor_does_it_where_requests_are_refused_in_a_transaction(self) -> None:
+        """ATOMIC_REQUESTS takes back what a refused request did: it is cached all the same."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+            assert Api().get("/notes/1").status_code == 401
+            with statements(0):
+                assert Api().get("/notes/1").status_code == 401
+
+    @pytest.mark.usefixtures("shared_cache")
+    def test_two_sites_in_one_cache_share_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        give("view")
+        assert public_role.permissions() == {"hostapp.view_note"}
+        monkeypatch.setitem(connection.settings_dict, "PORT", "another")
+
+        with statements(1):
+            public_role.permissions()
 
     @pytest.mark.usefixtures("shared_cache")
     @pytest.mark.parametrize(
