@@ -47,6 +47,33 @@ class OpenView(Plain, APIView):
         return Response()
 
 
+class FormatView(OpenView):
+    def get(self, request: Any, format: str) -> Response:
+        return Response()
+
+
+class UncheckedView(Plain, APIView):
+    """Opened by hooks of DRF's, whatever its classes say."""
+
+    permission_classes = [PrivateByDefault]
+
+    def check_permissions(self, request: Any) -> None:
+        pass
+
+    def get(self, request: Any) -> Response:
+        return Response()
+
+
+class UninitialView(Plain, APIView):
+    permission_classes = [PrivateByDefault]
+
+    def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def get(self, request: Any) -> Response:
+        return Response()
+
+
 class BrokenView(Plain, APIView):
     class Broken(permissions.BasePermission):
         def has_permission(self, request: Any, view: Any) -> bool:
@@ -82,6 +109,9 @@ urlpatterns = [
     path("own", OwnViewSet.as_view({"get": "list"})),
     path("readable", ReadableViewSet.as_view({"get": "list", "post": "create"})),
     path("open", OpenView.as_view()),
+    path("export/<str:format>", FormatView.as_view()),
+    path("unchecked", UncheckedView.as_view()),
+    path("uninitial", UninitialView.as_view()),
     path("broken", BrokenView.as_view()),
     path("function", open_function),
     path("plain", plain_view),
@@ -107,6 +137,9 @@ class TestExposure:
             "/readable": ((), ("GET", "HEAD")),
             "/open": ((), ("GET", "HEAD")),
             "/function": ((), ("POST",)),
+            "/export/<str:format>": ((), ("GET", "HEAD")),
+            "/unchecked": ((), ("GET", "HEAD")),
+            "/uninitial": ((), ("GET", "HEAD")),
             "/own": ((), ()),
             "/broken": ((), ()),
         }
