@@ -16,6 +16,9 @@ from django.views.decorators.debug import sensitive_variables
 from . import client, events, limits, public_role
 from .models import AuthEvent
 
+LIMITED = "_platform_auth_limited"
+"""Set on a request whose log-in by a form was refused by a limit, unlooked at."""
+
 
 def find_by_email(email: str) -> Any:
     """Return the one user with this e-mail address, in any case, or None; two hits are none.
@@ -33,6 +36,14 @@ def find_by_email(email: str) -> Any:
     )
     hits = [user for user in candidates if _same_address(email, getattr(user, field) or "")]
     return hits[0] if len(hits) == 1 else None
+
+
+def find_by_username(username: str) -> Any:
+    """Return the user whose USERNAME_FIELD this is, or None; an e-mail address by the rule of `find_by_email`."""
+    user_model = get_user_model()
+    if user_model.get_email_field_name() == user_model.USERNAME_FIELD:
+        return find_by_email(username)
+    return user_model._default_manager.filter(**{user_model.USERNAME_FIELD: username}).first()
 
 
 def _same_address(typed: str, stored: str) -> bool:
@@ -61,7 +72,7 @@ class EmailBackend(ModelBackend):
             return None
         if username is not None and email is not None:
             return self._check(find_by_email(email), password)
-        found = self._find_by_username(str(username)) if username is not None else find_by_email(str(email))
+        found = find_by_username(str(username)) if username is not None else find_by_email(str(email))
         attempt = _take_login(request, str(username or email), found) if request is not None else None
         user = self._check(found, password)
         if user is not None and attempt is not None:
@@ -87,12 +98,6 @@ class EmailBackend(ModelBackend):
         if not self._check_password(user, password) or not self.user_can_authenticate(user):
             return None
         return user
-
-    def _find_by_username(self, username: str) -> Any:
-        user_model = get_user_model()
-        if user_model.get_email_field_name() == user_model.USERNAME_FIELD:
-            return find_by_email(username)
-        return user_model._default_manager.filter(**{user_model.USERNAME_FIELD: username}).first()
 
     @sensitive_variables()
     def _check_password(self, user: Any, password: str) -> bool:
@@ -121,6 +126,7 @@ def _take_login(request: HttpRequest, name: str, user: Any) -> limits.LoginAttem
     except limits.Limited as limited:
         if limited.is_first:
             events.record(AuthEvent.Kind.LOGIN_LIMITED, client=who, reason="limited, by a form")
+        setattr(request, LIMITED, True)
         raise PermissionDenied from None
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
@@ -21,7 +23,10 @@ logger = logging.getLogger("platform_auth")
 
 MAX_USER_AGENT = 512
 _FORWARDING_HEADERS = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Control characters, and those that turn the direction of a line that shows them.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_environ: ContextVar[Mapping[str, Any] | None] = ContextVar("platform_auth_environ", default=None)
 
 ignored_forwarding_seen = False
 """True once a forwarding header from a private REMOTE_ADDR was ignored in this process."""
@@ -51,8 +56,34 @@ def of(request: HttpRequest | None) -> Client:
     """Return who sent a request."""
     if request is None:
         return NOBODY
-    user_agent = _CONTROL.sub("�", request.META.get("HTTP_USER_AGENT", ""))[:MAX_USER_AGENT]
-    return Client(_address(request), user_agent)
+    return Client(_address(request), without_control(request.META.get("HTTP_USER_AGENT", ""), MAX_USER_AGENT))
+
+
+def without_control(text: str, length: int) -> str:
+    """Return a text whose control characters became U+FFFD, cut to a length: fit for a log and a table."""
+    return _CONTROL.sub("�", text)[:length]
+
+
+def remember(
+    *, environ: Mapping[str, Any] | None = None, scope: Mapping[str, Any] | None = None, **kwargs: Any
+) -> None:
+    """Keep who sends the request that begins, for what happens in it where no request is at hand: see `current`."""
+    _environ.set(environ if scope is None else _environ_of(scope))
+
+
+def forget(**kwargs: Any) -> None:
+    """Forget it when the request is over."""
+    _environ.set(None)
+
+
+def current() -> Client:
+    """Return who sent the request that is under way; NOBODY outside of one."""
+    environ = _environ.get()
+    if environ is None:
+        return NOBODY
+    request = HttpRequest()
+    request.META = dict(environ)
+    return of(request)
 
 
 def network_of(address: str | None) -> str | None:
@@ -78,6 +109,15 @@ def device_name(user_agent: str) -> str:
     if len(names) == 2:
         return _("%(browser)s on %(system)s") % {"browser": names[0], "system": names[1]}
     return names[0] if names else user_agent.split("/")[0].split(" ")[0][:64]
+
+
+def _environ_of(scope: Mapping[str, Any]) -> dict[str, str]:
+    """Return what WSGI would call the caller's address and headers in an ASGI scope."""
+    headers = {
+        f"HTTP_{name.decode('latin-1').upper().replace('-', '_')}": value.decode("latin-1")
+        for name, value in scope.get("headers", ())
+    }
+    return {**headers, "REMOTE_ADDR": (scope.get("client") or [""])[0] or ""}
 
 
 def _address(request: HttpRequest) -> str | None:

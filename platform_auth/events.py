@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +26,6 @@ logger = logging.getLogger("platform_auth")
 
 FAMILIAR_FOR = timedelta(days=30)
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _FAMILIAR = (AuthEvent.Kind.LOGGED_IN, AuthEvent.Kind.PASSWORD_RESET)
 _WARNINGS = frozenset(
     {
@@ -63,9 +61,9 @@ def record(
         user_id=user.pk if user is not None else user_id,
         ip_address=client.address,
         network=client.network or "",
-        user_agent=_clean(client.user_agent, 512),
-        provider=_clean(provider, 64),
-        reason=_clean(reason, 200),
+        user_agent=clients.without_control(client.user_agent, 512),
+        provider=clients.without_control(provider, 64),
+        reason=clients.without_control(reason, 200),
         session_digest=session_digest(session_id),
     )
     event.save(force_insert=True)
@@ -145,10 +143,6 @@ def knows(user: Any, client: Client) -> bool:
 def session_digest(session_id: object) -> str:
     """Return what events call a session: they outlive it and must not name a live one."""
     return hashlib.sha256(str(session_id).encode()).hexdigest()[:16] if session_id else ""
-
-
-def _clean(text: str, length: int) -> str:
-    return _CONTROL.sub("�", text)[:length]
 
 
 def _note_ignored_proxy() -> None:

@@ -558,10 +558,17 @@ class RateCounter(models.Model):
 
 
 class AuthEventQuerySet(models.QuerySet["AuthEvent"]):
-    """Events are added and, past their time, pruned. Nothing else."""
+    """Events are added and, past their time, pruned. Nothing else, but that a user who is deleted is forgotten."""
 
-    def update(self, **kwargs: Any) -> NoReturn:
-        raise TypeError("Events are never changed.")
+    def update(self, **kwargs: Any) -> int:
+        if kwargs != {"user": None}:
+            raise TypeError("Events are never changed.")
+        return super().update(**kwargs)
+
+    def bulk_create(self, *args: Any, update_conflicts: bool = False, **kwargs: Any) -> list[AuthEvent]:
+        if update_conflicts:
+            raise TypeError("Events are never changed.")
+        return super().bulk_create(*args, **kwargs)
 
     def delete(self) -> NoReturn:
         raise TypeError("Events are never deleted, but by platform_auth_prune.")
@@ -599,6 +606,7 @@ class AuthEvent(models.Model):
         IDENTITY_LINKED = "identity_linked", _("provider account linked")
         IDENTITY_UNLINKED = "identity_unlinked", _("provider account unlinked")
         USER_CREATED = "user_created", _("account created by a provider log-in")
+        USER_DELETED = "user_deleted", _("account deleted")
         ADMIN_CHANGED = "admin_changed", _("changed by an admin")
         PROXY_IGNORED = "proxy_ignored", _("forwarding header of a private address ignored")
 
@@ -609,7 +617,7 @@ class AuthEvent(models.Model):
         null=True,
         blank=True,
         verbose_name=_("user"),
-        related_name="platform_auth_events",
+        related_name="+",
     )
     created_at = models.DateTimeField(pgettext_lazy("authentication", "when"), default=timezone.now)
     ip_address = models.GenericIPAddressField(
@@ -628,6 +636,7 @@ class AuthEvent(models.Model):
     class Meta:
         verbose_name = pgettext_lazy("authentication", "event")
         verbose_name_plural = pgettext_lazy("authentication", "events")
+        base_manager_name = "objects"
         ordering: ClassVar[list[str]] = ["-created_at", "-id"]
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["user", "network", "created_at"], name="platform_auth_event_familiar"),
@@ -640,7 +649,7 @@ class AuthEvent(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self._state.adding:
             raise TypeError("Events are never changed.")
-        super().save(*args, **kwargs)
+        super().save(*args, **{**kwargs, "force_insert": True})
 
     def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError("Events are never deleted, but by platform_auth_prune.")

@@ -1,23 +1,23 @@
-"""What we listen to: log-ins and passwords set elsewhere, the public role, users and groups in Django admin.
+"""What we listen to: log-ins, log-outs and passwords elsewhere, the public role, users and groups in Django admin.
 
 All act at once, whoever makes them, and leave an event.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import Any
 
 from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
-from django.contrib.auth.signals import user_logged_in
-from django.core.signals import request_finished
+from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
+from django.core.signals import request_finished, request_started
 from django.db import DatabaseError, router, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
+from django.utils import translation
 
-from . import client, events, public_role, sessions
+from . import backends, client, events, public_role, sessions
 from .conf import conf
 from .models import AuthEvent, PasswordResetToken
 
@@ -29,10 +29,15 @@ _CHANGES = {"post_add": "added", "post_remove": "removed", "post_clear": "cleare
 def connect() -> None:
     """Listen. Once, when the apps are ready."""
     user_logged_in.connect(_logged_in_elsewhere, dispatch_uid="platform_auth")
+    user_login_failed.connect(_login_failed_elsewhere, dispatch_uid="platform_auth")
+    user_logged_out.connect(_logged_out_elsewhere, dispatch_uid="platform_auth")
     # Of any sender: a proxy model of the host's saves users too.
     post_save.connect(_password_set, dispatch_uid="platform_auth")
     m2m_changed.connect(_permissions_changed, sender=Group.permissions.through, dispatch_uid="platform_auth")
     pre_save.connect(_group_is_renamed, sender=Group, dispatch_uid="platform_auth")
+    post_delete.connect(_user_deleted, dispatch_uid="platform_auth user")
+    request_started.connect(client.remember, dispatch_uid="platform_auth")
+    request_finished.connect(client.forget, dispatch_uid="platform_auth client")
     request_finished.connect(public_role.fill, dispatch_uid="platform_auth")
     for model in (Group, Permission):
         post_save.connect(_saved, sender=model, dispatch_uid="platform_auth")
@@ -44,12 +49,33 @@ def connect() -> None:
 
 def _logged_in_elsewhere(*, request: Any, user: Any, **kwargs: Any) -> None:
     """Record a log-in by another door, such as Django admin's form: its address is familiar from then on."""
-    who = client.of(request)
-    # Ours brings its session along, and has an event of its own.
-    if "session" in kwargs or who.network is None or not isinstance(user, get_user_model()):
+    if _is_elsewhere(request, user, kwargs):
+        _record(AuthEvent.Kind.LOGGED_IN, "form", user=user, client=client.of(request))
+
+
+def _login_failed_elsewhere(*, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:
+    """Record a log-in that another door refused, in the name of the account that was tried."""
+    # Ours gives both names, and has an event of its own; a limit has too.
+    if request is None or {"username", "email"} <= credentials.keys() or hasattr(request, backends.LIMITED):
         return
-    with contextlib.suppress(DatabaseError), transaction.atomic(using=router.db_for_write(AuthEvent)):
-        events.record(AuthEvent.Kind.LOGGED_IN, user=user, client=who, reason="form")
+    name = credentials.get("username") or credentials.get(get_user_model().USERNAME_FIELD)
+    user = backends.find_by_username(name) if isinstance(name, str) else None
+    _record(AuthEvent.Kind.LOGIN_FAILED, "credentials, by a form", user=user, client=client.of(request))
+
+
+def _logged_out_elsewhere(*, request: Any, user: Any, **kwargs: Any) -> None:
+    """Record a log-out by another door, such as Django admin's."""
+    if _is_elsewhere(request, user, kwargs):
+        _record(AuthEvent.Kind.LOGGED_OUT, "form", user=user, client=client.of(request))
+
+
+def _is_elsewhere(request: Any, user: Any, facts: dict[str, Any]) -> bool:
+    """Return whether a log-in or log-out is none of ours, which bring their session along and have their own event.
+
+    A request without a method is nobody's: a test client's `force_login` makes one.
+    """
+    is_ours, is_sent = "session" in facts, getattr(request, "method", None) is not None
+    return is_sent and not is_ours and isinstance(user, get_user_model())
 
 
 def _password_set(*, instance: Any, created: bool, **kwargs: Any) -> None:
@@ -63,7 +89,13 @@ def _password_set(*, instance: Any, created: bool, **kwargs: Any) -> None:
         return
     PasswordResetToken.objects.filter(user_id=instance.pk).delete()
     if sessions.revoke_all(instance):
-        events.record(AuthEvent.Kind.SESSION_REVOKED, user=instance, reason="password set")
+        _record(AuthEvent.Kind.SESSION_REVOKED, "password set", user=instance)
+
+
+def _user_deleted(*, instance: Any, **kwargs: Any) -> None:
+    """Leave an event where an account goes, whoever deletes it; it names the account, which is no longer there."""
+    if isinstance(instance, get_user_model()):
+        _record(AuthEvent.Kind.USER_DELETED, f"user {instance.pk}")
 
 
 def _permissions_changed(
@@ -76,49 +108,53 @@ def _permissions_changed(
         # permission.group_set.add(...): the groups are in pk_set, which a clear() leaves out.
         groups = Group.objects.using(using).filter(name=conf.PUBLIC_ROLE)
         if pk_set is None or groups.filter(pk__in=pk_set).exists():
-            _record(f"public role: {_CHANGES[action]} {instance.codename}", using)
+            _record(AuthEvent.Kind.ADMIN_CHANGED, f"public role: {_CHANGES[action]} {instance.codename}")
     elif instance.name == conf.PUBLIC_ROLE:
         permissions = Permission.objects.using(using).filter(pk__in=pk_set or ())
         names = permissions.order_by("codename").values_list("codename", flat=True)
-        _record(f"public role: {_CHANGES[action]} {', '.join(names)}".strip(), using)
+        changes = f"public role: {_CHANGES[action]} {', '.join(names)}"
+        _record(AuthEvent.Kind.ADMIN_CHANGED, changes.strip())
 
 
 def _group_is_renamed(*, instance: Group, using: str, **kwargs: Any) -> None:
     groups = Group.objects.using(using).filter(pk=instance.pk, name=conf.PUBLIC_ROLE)
     if instance.name != conf.PUBLIC_ROLE and groups.exists():
-        _record("public role: group renamed", using)
+        _record(AuthEvent.Kind.ADMIN_CHANGED, "public role: group renamed")
 
 
 def _saved(*, instance: Any, using: str, **kwargs: Any) -> None:
     public_role.forget(using=using)
     if isinstance(instance, Group) and instance.name == conf.PUBLIC_ROLE:
-        _record("public role: group saved", using)
+        _record(AuthEvent.Kind.ADMIN_CHANGED, "public role: group saved")
 
 
 def _deleted(*, instance: Any, using: str, **kwargs: Any) -> None:
     public_role.forget(using=using)
     if isinstance(instance, Group) and instance.name == conf.PUBLIC_ROLE:
-        _record("public role: group deleted", using)
+        _record(AuthEvent.Kind.ADMIN_CHANGED, "public role: group deleted")
 
 
-def _admin_did(*, instance: Any, created: bool, using: str, **kwargs: Any) -> None:
-    """Leave an event where Django admin logs that somebody added or changed a user or a group.
+def _admin_did(*, instance: Any, created: bool, **kwargs: Any) -> None:
+    """Leave an event where Django admin logs what somebody did to a user or a group.
 
-    What it logs of deletions sends no signal; the rows of ours that go along are listed on its page.
+    Of many that are deleted at once it sends no signal: each account leaves an event of its own.
     """
     if not created or instance.content_type is None:
         return
     model = instance.content_type.model_class()
     if model not in (get_user_model(), Group):
         return
-    what = f"{model._meta.model_name} {instance.object_id}: {instance.get_change_message()}"
-    _record(what, using, user_id=instance.user_id)
+    # In one language, whoever reads it.
+    with translation.override("en"):
+        message = instance.get_change_message() or instance.get_action_flag_display()
+    what = f"{model._meta.model_name} {instance.object_id}: {message}"
+    _record(AuthEvent.Kind.ADMIN_CHANGED, what, user_id=instance.user_id)
 
 
-def _record(change: str, using: str, **facts: Any) -> None:
-    """Leave an event beside the change, which goes on where there is no table yet (between migrations)."""
+def _record(kind: AuthEvent.Kind, reason: str, **facts: Any) -> None:
+    """Leave an event beside what happened, which goes on where there is no table yet (between migrations)."""
     try:
         with transaction.atomic(using=router.db_for_write(AuthEvent)):
-            events.record(AuthEvent.Kind.ADMIN_CHANGED, reason=change, **facts)
+            events.record(kind, reason=reason, **{"client": client.current(), **facts})
     except DatabaseError:
-        logger.exception("a change by an admin could not be recorded")
+        logger.exception("an event could not be recorded: %s", kind)

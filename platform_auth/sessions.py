@@ -149,7 +149,9 @@ def end(raw_token: str, *, request: HttpRequest | None = None, reason: str = "")
         return
     # Looked up only if somebody listens.
     user = SimpleLazyObject(lambda: session.user)
-    events.log_failures(user_logged_out.send_robust(sender=get_user_model(), request=request, user=user))
+    events.log_failures(
+        user_logged_out.send_robust(sender=get_user_model(), request=request, user=user, session=session)
+    )
     events.announce(signals.logged_out, user=user, request=request, client=who, session=session)
 
 

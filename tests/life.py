@@ -160,13 +160,17 @@ class Life:
         self.secrets |= {enrol_by.secret, *codes}
 
     def admins(self) -> None:
-        """End a session, give the public role a right."""
+        """End a session, give the public role a right, delete an account."""
         client = Client(HTTP_USER_AGENT=USER_AGENT)
         client.force_login(self.admin)
         session = RefreshSession.objects.first()
         assert session is not None
         data = {"action": "end_sessions", "_selected_action": str(session.pk)}
         client.post(reverse("admin:platform_auth_refreshsession_changelist"), data)
+        options = get_user_model()._meta
+        gone = make_user()
+        url = reverse(f"admin:{options.app_label}_{options.model_name}_delete", args=[gone.pk])
+        assert client.post(url, {"post": "yes"}).status_code == 302
         Group.objects.create(name="Public").permissions.set(Permission.objects.filter(codename="view_note"))
 
     def credentials(self, password: str = PASSWORD, **fields: str) -> dict[str, str]:

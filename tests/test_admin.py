@@ -51,7 +51,7 @@ def admin_client(*permissions: str) -> Any:
     """Return a staff user's client; without permissions a superuser's."""
     user = make_user(is_staff=True, is_superuser=not permissions)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
+    client = Client(HTTP_USER_AGENT="an admin's browser")
     client.force_login(user)
     client.user = user  # type: ignore[attr-defined]
     return client
@@ -437,7 +437,34 @@ class TestChangesByAdmins:
 
         event = AuthEvent.objects.get(kind=AuthEvent.Kind.ADMIN_CHANGED)
         assert event.user == client.user
-        assert event.reason.startswith(f"user {user.pk}: ")
+        assert event.reason == f"user {user.pk}: No fields changed."
+        assert event.ip_address == "127.0.0.1"
+        assert event.user_agent == "an admin's browser"
+
+    def test_deleting_one(self, user: Any) -> None:
+        client = admin_client()
+        options = type(user)._meta
+
+        url = reverse(f"admin:{options.app_label}_{options.model_name}_delete", args=[user.pk])
+        client.post(url, {"post": "yes"}, headers={"Accept-Language": "ar"})
+
+        event = AuthEvent.objects.get(kind=AuthEvent.Kind.ADMIN_CHANGED)
+        assert (event.user, event.reason) == (client.user, f"user {user.pk}: Deletion")
+        event = AuthEvent.objects.get(kind=AuthEvent.Kind.USER_DELETED)
+        assert (event.reason, event.ip_address) == (f"user {user.pk}", "127.0.0.1")
+
+    def test_deleting_many(self) -> None:
+        """Django admin logs them in bulk, which sends no signal."""
+        client = admin_client()
+        users = [make_user() for _number in range(2)]
+        options = type(users[0])._meta
+
+        url = reverse(f"admin:{options.app_label}_{options.model_name}_changelist")
+        keys = [str(user.pk) for user in users]
+        client.post(url, {"action": "delete_selected", "_selected_action": keys, "post": "yes"})
+
+        gone = AuthEvent.objects.filter(kind=AuthEvent.Kind.USER_DELETED, ip_address="127.0.0.1")
+        assert set(gone.values_list("reason", flat=True)) == {f"user {key}" for key in keys}
 
     def test_changing_a_group(self) -> None:
         client = admin_client()

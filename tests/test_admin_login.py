@@ -10,7 +10,7 @@ from django.contrib.auth import aauthenticate, authenticate, get_user_model
 from django.test import Client
 
 from platform_auth.models import AuthEvent
-from tests.conftest import PASSWORD, make_user
+from tests.conftest import PASSWORD, Api, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -76,3 +76,48 @@ class TestOtherDoors:
         )
 
         assert found is None
+
+
+class TestItsEvents:
+    """Row 121: what happens at another door leaves the same events, with the address."""
+
+    def kinds(self) -> list[tuple[str, Any, str | None]]:
+        return list(AuthEvent.objects.order_by("pk").values_list("kind", "user", "ip_address"))
+
+    def test_a_wrong_password(self, client: Client, staff: Any) -> None:
+        log_in(client, staff, "wrong")
+
+        assert self.kinds() == [("login_failed", staff.pk, "127.0.0.1")]
+
+    def test_an_account_that_does_not_exist(self, client: Client, db: None) -> None:
+        client.post("/admin/login/", {"username": "nobody@example.com", "password": "wrong"})
+
+        assert self.kinds() == [("login_failed", None, "127.0.0.1")]
+
+    def test_in_and_out(self, client: Client, staff: Any) -> None:
+        log_in(client, staff, PASSWORD)
+        client.post("/admin/logout/")
+
+        assert self.kinds() == [("logged_in", staff.pk, "127.0.0.1"), ("logged_out", staff.pk, "127.0.0.1")]
+
+    def test_a_caller_without_an_address(self, staff: Any) -> None:
+        """A unix socket."""
+        log_in(Client(REMOTE_ADDR=""), staff, PASSWORD)
+
+        assert self.kinds() == [("logged_in", staff.pk, None)]
+
+    def test_a_refusal_by_a_limit_is_no_second_event(self, client: Client, staff: Any) -> None:
+        for _ in range(8):
+            log_in(client, staff, "wrong")
+
+        kinds = [kind for kind, _user, _address in self.kinds()]
+        assert kinds == ["login_failed"] * 5 + ["login_limited"]
+
+    def test_the_api_leaves_its_own_alone(self, staff: Any) -> None:
+        api = Api()
+        api.post("/auth/login", {"email": staff.email, "password": "wrong"})
+        api.login(staff.email)
+        api.post("/auth/logout", {"refresh_token": api.refresh_token})
+
+        kinds = [kind for kind, _user, _address in self.kinds()]
+        assert kinds == ["login_failed", "logged_in", "logged_out"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from platform_auth import events
@@ -89,8 +89,24 @@ class TestAppendOnly:
             lambda rows: rows.delete(),
             lambda rows: rows.update_or_create(kind=Kind.LOGGED_IN, defaults={"reason": "another"}),
             lambda rows: rows.bulk_update([rows.get()], ["reason"]),
+            lambda rows: rows.bulk_create(
+                [AuthEvent(pk=rows.get().pk, kind=Kind.LOGGED_OUT)],
+                update_conflicts=True,
+                update_fields=["kind"],
+                unique_fields=["id"],
+            ),
+            lambda rows: AuthEvent._base_manager.update(reason="another"),
+            lambda rows: AuthEvent._base_manager.all().delete(),
         ],
-        ids=["update", "delete", "update_or_create", "bulk_update"],
+        ids=[
+            "update",
+            "delete",
+            "update_or_create",
+            "bulk_update",
+            "bulk_create",
+            "base update",
+            "base delete",
+        ],
     )
     def test_rows_are_not_changed(self, event: AuthEvent, change: Any) -> None:
         with pytest.raises(TypeError, match="never"), transaction.atomic():
@@ -98,10 +114,16 @@ class TestAppendOnly:
 
         assert AuthEvent.objects.get().reason == "pwd"
 
+    def test_a_row_is_not_written_over(self, event: AuthEvent) -> None:
+        with pytest.raises(IntegrityError), transaction.atomic():
+            AuthEvent(pk=event.pk, kind=Kind.LOGGED_OUT).save()
+
+        assert AuthEvent.objects.get().kind == Kind.LOGGED_IN
+
     def test_a_user_who_goes_leaves_them(self, event: AuthEvent, user: Any) -> None:
         get_user_model().objects.filter(pk=user.pk).delete()
 
-        kept = AuthEvent.objects.get()
+        kept = AuthEvent.objects.get(kind=Kind.LOGGED_IN)
         assert kept.user is None
         assert kept.ip_address == "127.0.0.1"
 

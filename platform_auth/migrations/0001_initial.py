@@ -104,7 +104,7 @@ class Migration(migrations.Migration):
             name='AuthEvent',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('logged_in', 'logged in'), ('login_failed', 'log-in failed'), ('login_limited', 'log-in limited'), ('logged_out', 'logged out'), ('session_revoked', 'session ended'), ('refresh_replayed', 'spent refresh token answered again'), ('refresh_reused', 'spent refresh token reused, session ended'), ('refresh_refused', 'refresh refused'), ('refresh_limited', 'refresh limited'), ('reset_requested', 'password reset requested'), ('reset_limited', 'password reset limited'), ('password_reset', 'password reset'), ('reset_failed', 'password reset failed'), ('password_changed', 'password changed'), ('password_refused', 'password of a signed-in user refused'), ('factor_enabled', 'second factor enabled'), ('factor_disabled', 'second factor disabled'), ('factor_failed', 'one-time password refused'), ('factor_limited', 'one-time password limited'), ('recovery_code_used', 'recovery code used'), ('recovery_codes_renewed', 'recovery codes renewed'), ('identity_linked', 'provider account linked'), ('identity_unlinked', 'provider account unlinked'), ('user_created', 'account created by a provider log-in'), ('admin_changed', 'changed by an admin'), ('proxy_ignored', 'forwarding header of a private address ignored')], max_length=32, verbose_name='what')),
+                ('kind', models.CharField(choices=[('logged_in', 'logged in'), ('login_failed', 'log-in failed'), ('login_limited', 'log-in limited'), ('logged_out', 'logged out'), ('session_revoked', 'session ended'), ('refresh_replayed', 'spent refresh token answered again'), ('refresh_reused', 'spent refresh token reused, session ended'), ('refresh_refused', 'refresh refused'), ('refresh_limited', 'refresh limited'), ('reset_requested', 'password reset requested'), ('reset_limited', 'password reset limited'), ('password_reset', 'password reset'), ('reset_failed', 'password reset failed'), ('password_changed', 'password changed'), ('password_refused', 'password of a signed-in user refused'), ('factor_enabled', 'second factor enabled'), ('factor_disabled', 'second factor disabled'), ('factor_failed', 'one-time password refused'), ('factor_limited', 'one-time password limited'), ('recovery_code_used', 'recovery code used'), ('recovery_codes_renewed', 'recovery codes renewed'), ('identity_linked', 'provider account linked'), ('identity_unlinked', 'provider account unlinked'), ('user_created', 'account created by a provider log-in'), ('user_deleted', 'account deleted'), ('admin_changed', 'changed by an admin'), ('proxy_ignored', 'forwarding header of a private address ignored')], max_length=32, verbose_name='what')),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='when')),
                 ('ip_address', models.GenericIPAddressField(blank=True, null=True, verbose_name='address')),
                 ('network', models.CharField(blank=True, editable=False, max_length=43)),
@@ -112,12 +112,13 @@ class Migration(migrations.Migration):
                 ('provider', models.CharField(blank=True, max_length=64, verbose_name='provider')),
                 ('reason', models.CharField(blank=True, max_length=200, verbose_name='reason')),
                 ('session_digest', models.CharField(blank=True, max_length=16, verbose_name='session')),
-                ('user', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='platform_auth_events', to=settings.AUTH_USER_MODEL, verbose_name='user')),
+                ('user', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL, verbose_name='user')),
             ],
             options={
                 'verbose_name': 'event',
                 'verbose_name_plural': 'events',
                 'ordering': ['-created_at', '-id'],
+                'base_manager_name': 'objects',
                 'indexes': [models.Index(fields=['user', 'network', 'created_at'], name='platform_auth_event_familiar'), models.Index(fields=['-created_at'], name='platform_auth_event_created')],
             },
         ),
