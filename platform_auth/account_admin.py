@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -41,6 +42,15 @@ else:
 
 AT_MOST = 10_000
 """Rows that a list counts; behind them its pages stop. Search and filters lead further."""
+
+
+def is_hidden(options: Any, lookup: str) -> bool:
+    """Return whether a query of a list asks for a column that no page shows.
+
+    Whether there are rows for ever longer prefixes would spell out what stands there.
+    """
+    field = {field.name: field for field in options.fields}.get(lookup.partition("__")[0])
+    return field is not None and not field.editable and not field.primary_key
 
 
 class CappedPaginator(RowPaginator):
@@ -104,13 +114,28 @@ class ReadOnlyAdmin(RowModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Refuse on our own pages; a page that deletes a user asks too, and takes the user's rows along."""
-        match = request.resolver_match
+        name = (request.resolver_match and request.resolver_match.url_name) or ""
         own_pages = f"{self.opts.app_label}_{self.opts.model_name}_"
-        return self.ends_with_user and not (match and (match.url_name or "").startswith(own_pages))
+        # The pages that delete: one row, and those selected in a list.
+        deletes = name.endswith(("_delete", "_changelist"))
+        return self.ends_with_user and deletes and not name.startswith(own_pages)
 
     def has_end_permission(self, request: HttpRequest) -> bool:
         """Return whether a user may end what is listed here: Django's permission to delete it."""
         return request.user.has_perm(f"{self.opts.app_label}.delete_{self.opts.model_name}")
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        return not is_hidden(self.opts, lookup) and super().lookup_allowed(lookup, value, request)
+
+    def response_action(
+        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Refuse to do to all rows what the page said of AT_MOST."""
+        if queryset.order_by()[: AT_MOST + 1].count() > AT_MOST and request.POST.get("select_across") == "1":
+            text = _("These are more than %(limit)d. Narrow the list by a filter or a search first.")
+            self.message_user(request, text % {"limit": AT_MOST}, messages.ERROR)
+            return None
+        return super().response_action(request, queryset, *args, **kwargs)
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         model = get_user_model()
@@ -260,9 +285,7 @@ class AuthEventAdmin(ReadOnlyAdmin):
     ends_with_user = False
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        return lookup in ("session_digest", "user__id__exact") or super().lookup_allowed(
-            lookup, value, request
-        )
+        return lookup == "user__id__exact" or super().lookup_allowed(lookup, value, request)
 
     def get_urls(self) -> list[Any]:
         """Bring the page that lists what the public role exposes."""
@@ -297,8 +320,8 @@ class EndingFormSet(RowFormSet):
     end: Any
 
     def delete_existing(self, obj: Any, commit: bool = True) -> None:
-        if commit:
-            self.end(self.request, obj)
+        # At once: a host that saves by commit=False deletes the objects itself, which ends nothing else.
+        self.end(self.request, obj)
 
 
 class UserInline(RowTabularInline):
@@ -320,16 +343,29 @@ class UserInline(RowTabularInline):
         raise NotImplementedError
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Return the newest rows of the page's user; the list of all is one link away."""
+        """Return the newest rows of the page's user, and those that the page which comes back had.
+
+        Without the latter, a row that was marked and is among the newest no more would be left alone.
+        """
         rows: QuerySet[Any] = self.model._default_manager.all()
         object_id = request.resolver_match.kwargs.get("object_id") if request.resolver_match else None
         user_id = unquote(object_id) if object_id else None
         try:
             of_user = rows.filter(user_id=user_id).order_by("-created_at")
             newest = list(of_user.values_list("pk", flat=True)[:SHOWN_AT_ONCE])
+            return of_user.filter(pk__in=[*newest, *self._came_back(request)])
         except (ValueError, ValidationError):
-            newest = []
-        return rows.filter(pk__in=newest)
+            return rows.none()
+
+    def _came_back(self, request: HttpRequest) -> list[Any]:
+        """Return the keys of this inline's rows in a page that was sent. Raises ValidationError."""
+        key = self.opts.pk
+        field = self.model._meta.get_field("user")
+        prefix = field.remote_field.get_accessor_name()
+        shape = re.compile(rf"{re.escape(str(prefix))}-\d+-{key.name}")
+        return [
+            key.to_python(value) for name, value in request.POST.items() if shape.fullmatch(name) and value
+        ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return self.fields

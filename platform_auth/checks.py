@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from django.apps import apps
 from django.conf import settings
+from django.contrib.admin.apps import AdminConfig
 from django.contrib.auth import get_user_model
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.hashers import Argon2PasswordHasher
@@ -510,13 +511,14 @@ def check_admin(**kwargs: Any) -> list[CheckMessage]:
     if not apps.is_installed("django.contrib.admin"):
         return []
     labels = [config.name for config in apps.get_app_configs()]
-    if labels.index("django.contrib.admin") < labels.index("platform_auth"):
+    finds_them_in_time = isinstance(apps.get_app_config("admin"), AdminConfig)
+    if finds_them_in_time and labels.index("django.contrib.admin") < labels.index("platform_auth"):
         return []
     return [
         Warning(
             "The user's page in the admin does not show sessions, second factor and linked accounts.",
-            hint='Put "django.contrib.admin" before "platform_auth" in INSTALLED_APPS, or add '
-            "platform_auth.admin.UserInlines to the bases of your UserAdmin and silence this check.",
+            hint='Put "django.contrib.admin" (not its SimpleAdminConfig) before "platform_auth" in INSTALLED_APPS, '
+            "or add platform_auth.admin.UserInlines to the bases of your UserAdmin and silence this check.",
             id="platform_auth.W010",
         )
     ]

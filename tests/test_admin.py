@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import uuid
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
 from django.db import connection
@@ -66,9 +68,9 @@ def user_url(user: Any) -> str:
     return reverse(f"admin:{options.app_label}_{options.model_name}_change", args=[user.pk])
 
 
-def mark(client: Any, user: Any, prefix: str, *, count: int = 1) -> Any:
-    """Post a user's page as a browser does, with the first rows of one inline marked."""
-    page = client.get(user_url(user))
+def mark(client: Any, user: Any, prefix: str, *, count: int = 1, page: Any = None) -> Any:
+    """Post a user's page (as it is now) as a browser does, with the first rows of one inline marked."""
+    page = page or client.get(user_url(user))
     data: dict[str, Any] = {}
     form = page.context["adminform"].form
     for name, field in form.fields.items():
@@ -132,6 +134,28 @@ class TestLists:
         assert all("LIMIT 5" in sql for sql in counting)
         assert page.context["cl"].paginator.count == 5
 
+    def test_an_action_on_all_ends_no_more_than_the_page_says(
+        self, user: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A list says "Select all 10000" where there are a million."""
+        monkeypatch.setattr(account_admin, "AT_MOST", 5)
+        grants = [sessions.open(user) for _number in range(6)]
+        client = admin_client()
+        data = {
+            "action": "end_sessions",
+            "_selected_action": str(grants[0].session.pk),
+            "select_across": "1",
+            "index": "0",
+        }
+
+        page = client.post(list_url("refreshsession"), data, follow=True)
+        assert RefreshSession.objects.count() == 6
+        assert "more than 5" in page.content.decode()
+
+        sessions.revoke(grants[0].session)
+        client.post(list_url("refreshsession"), data)
+        assert RefreshSession.objects.count() == 0
+
     @pytest.mark.parametrize("model", MODELS)
     @pytest.mark.parametrize("query", ["user", "127.0.0.1", "nonsense' --", "\u00e9", "0"])
     def test_every_list_can_be_searched(self, model: str, query: str, user: Any) -> None:
@@ -185,6 +209,27 @@ class TestLists:
 
 class TestReadOnly:
     """Row 124: rows are looked at and ended, never edited; row 123: nothing secret is on a page."""
+
+    @pytest.mark.parametrize(
+        ("model", "lookup"),
+        [
+            ("refreshsession", "digest__startswith=a"),
+            ("refreshsession", "key__gt=00000000-0000-0000-0000-000000000000"),
+            ("passwordresettoken", "fingerprint__startswith=a"),
+            ("totpfactor", "sealed_secret__startswith=v1"),
+            ("authevent", "network__startswith=1"),
+        ],
+    )
+    def test_no_list_is_searched_by_what_no_page_shows(self, model: str, lookup: str) -> None:
+        """Whether ever longer prefixes match would spell it out."""
+        assert admin_client().get(f"{list_url(model)}?{lookup}").status_code == 400
+
+    def test_who_may_see_other_things_finds_no_such_lists_in_the_index(self) -> None:
+        page = admin_client("view_oauthprovider").get(reverse("admin:index")).content.decode()
+
+        assert "/admin/platform_auth/oauthprovider/" in page
+        for model in MODELS:
+            assert f"/admin/platform_auth/{model}/" not in page
 
     @pytest.mark.parametrize("model", MODELS)
     def test_nothing_is_added_changed_or_deleted_by_hand(self, model: str, user: Any) -> None:
@@ -397,6 +442,50 @@ class TestUserPage:
 
         formset = page.context["inline_admin_formsets"][0].formset
         assert len(formset.initial_forms) == account_admin.SHOWN_AT_ONCE
+
+    def test_a_marked_session_ends_though_it_is_among_the_newest_no_more(self, user: Any) -> None:
+        marked = sessions.open(user).session
+        client = admin_client()
+        page = client.get(user_url(user))
+        for _number in range(account_admin.SHOWN_AT_ONCE):
+            sessions.open(user)
+
+        mark(client, user, "platform_auth_sessions", page=page)
+
+        assert not RefreshSession.objects.filter(pk=marked.pk).exists()
+        assert RefreshSession.objects.count() == account_admin.SHOWN_AT_ONCE
+
+    def test_a_session_of_somebody_else_is_not_ended_by_its_key(self, user: Any) -> None:
+        other = sessions.open(make_user()).session
+        sessions.open(user)
+        client = admin_client()
+        page = client.get(user_url(user))
+        (form,) = page.context["inline_admin_formsets"][0].formset.initial_forms
+        form.instance.pk = other.pk
+
+        with suppress(AssertionError):
+            mark(client, user, "platform_auth_sessions", page=page)
+
+        assert RefreshSession.objects.filter(pk=other.pk).exists()
+
+    def test_a_host_that_deletes_what_is_marked_by_itself(
+        self, user: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By Django's documented way: `save(commit=False)`, then `deleted_objects`."""
+        enrol(user)
+
+        def save_formset(self: Any, request: Any, form: Any, formset: Any, change: bool) -> None:
+            formset.save(commit=False)
+            for row in formset.deleted_objects:
+                row.delete()
+
+        host_admin = admin.site._registry[get_user_model()]
+        monkeypatch.setattr(type(host_admin), "save_formset", save_formset)
+
+        mark(admin_client(), user, "platform_auth_factor")
+
+        assert not RecoveryCode.objects.exists()
+        assert AuthEvent.objects.filter(kind=AuthEvent.Kind.FACTOR_DISABLED, user=user).exists()
 
     def test_the_form_for_a_new_user_has_none(self) -> None:
         options = get_user_model()._meta

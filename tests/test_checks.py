@@ -526,6 +526,12 @@ class TestHost:
         with override_settings(INSTALLED_APPS=[*names, "django.contrib.admin"]):
             assert [message.id for message in checks.check_admin()] == ["platform_auth.W010"]
 
+    def test_an_admin_that_finds_its_pages_later(self, settings: Any) -> None:
+        simple = "django.contrib.admin.apps.SimpleAdminConfig"
+        names = [simple if name == "django.contrib.admin" else name for name in settings.INSTALLED_APPS]
+        with override_settings(INSTALLED_APPS=names):
+            assert [message.id for message in checks.check_admin()] == ["platform_auth.W010"]
+
 
 class RouterApart:
     """Keeps sessions away from users."""
