@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.views.decorators.debug import sensitive_variables
 
 Algorithm = Literal["HS256", "EdDSA", "ES256", "RS256"]
 ExpiresUnit = Literal["seconds", "milliseconds"]
@@ -109,6 +110,7 @@ def parse_rate(text: object) -> Rate:
     return Rate(int(limit), timedelta(seconds=int(count or 1) * _UNIT_SECONDS[unit]))
 
 
+@sensitive_variables()
 def derive_key(secret: str | bytes, *, label: str) -> bytes:
     """Derive 32 bytes for one purpose from a secret (HKDF-SHA256, RFC 5869)."""
     material = secret.encode() if isinstance(secret, str) else secret
@@ -120,6 +122,26 @@ def derive_key(secret: str | bytes, *, label: str) -> bytes:
 class Settings:
     """Reads `settings.PLATFORM_AUTH` at each access, so that `override_settings` simply works."""
 
+    ACCESS_TOKEN_TTL: timedelta
+    REFRESH_TOKEN_TTL: timedelta
+    SESSION_MAX_AGE: timedelta | None
+    PASSWORD_RESET_TOKEN_TTL: timedelta
+    EXPIRES_UNIT: ExpiresUnit
+    SIGNING_ALGORITHM: Algorithm
+    PASSWORD_RESET_URL: str | None
+    PASSWORD_RESET_FOR_PROVIDER_ACCOUNTS: bool
+    MAIL_DELIVERY: MailDelivery
+    EVENT_RETENTION: timedelta
+    COOKIE_SAMESITE: Literal["Lax", "Strict", "None"]
+    COOKIE_DOMAIN: str | None
+    ACCESS_TOKEN_IN_QUERY: bool
+    PUBLIC_ROLE: str
+    TRUSTED_PROXY_COUNT: int
+    LIMITS: Mapping[str, Mapping[str, str]]
+    OAUTH_SATISFIES_MFA: bool
+    TFA_REQUIRED_FOR_STAFF: bool
+    PASSWORD_LOGIN: bool
+
     def _get(self, name: str) -> Any:
         configured = getattr(settings, "PLATFORM_AUTH", None) or {}
         return configured.get(name, DEFAULTS[name])
@@ -129,35 +151,11 @@ class Settings:
             raise AttributeError(f"PLATFORM_AUTH has no setting {name}")
         return self._get(name)
 
-    # Those that are more than a look-up, or whose type a reader wants to know.
-
-    @property
-    def ACCESS_TOKEN_TTL(self) -> timedelta:
-        return cast(timedelta, self._get("ACCESS_TOKEN_TTL"))
-
-    @property
-    def REFRESH_TOKEN_TTL(self) -> timedelta:
-        return cast(timedelta, self._get("REFRESH_TOKEN_TTL"))
-
-    @property
-    def SESSION_MAX_AGE(self) -> timedelta | None:
-        return cast("timedelta | None", self._get("SESSION_MAX_AGE"))
+    # Those that are more than a look-up.
 
     @property
     def REFRESH_GRACE_PERIOD(self) -> timedelta:
         return min(cast(timedelta, self._get("REFRESH_GRACE_PERIOD")), MAXIMUM_GRACE_PERIOD)
-
-    @property
-    def PASSWORD_RESET_TOKEN_TTL(self) -> timedelta:
-        return cast(timedelta, self._get("PASSWORD_RESET_TOKEN_TTL"))
-
-    @property
-    def EVENT_RETENTION(self) -> timedelta:
-        return cast(timedelta, self._get("EVENT_RETENTION"))
-
-    @property
-    def EXPIRES_UNIT(self) -> ExpiresUnit:
-        return cast(ExpiresUnit, self._get("EXPIRES_UNIT"))
 
     @property
     def ISSUER(self) -> str:
@@ -166,10 +164,6 @@ class Settings:
     @property
     def AUDIENCE(self) -> str:
         return cast(str, self._get("AUDIENCE") or self.PUBLIC_URL or "platform_auth")
-
-    @property
-    def SIGNING_ALGORITHM(self) -> Algorithm:
-        return cast(Algorithm, self._get("SIGNING_ALGORITHM"))
 
     @property
     def SIGNING_KEYS(self) -> list[str | bytes]:
@@ -212,29 +206,9 @@ class Settings:
         return list(self._get("OAUTH_REDIRECT_ALLOW_LIST"))
 
     @property
-    def MAIL_DELIVERY(self) -> MailDelivery:
-        return cast(MailDelivery, self._get("MAIL_DELIVERY"))
-
-    @property
     def COOKIE_SECURE(self) -> bool:
         configured = self._get("COOKIE_SECURE")
         return not settings.DEBUG if configured is None else bool(configured)
-
-    @property
-    def COOKIE_DOMAIN(self) -> str | None:
-        return cast("str | None", self._get("COOKIE_DOMAIN"))
-
-    @property
-    def COOKIE_SAMESITE(self) -> Literal["Lax", "Strict", "None"]:
-        return cast(Literal["Lax", "Strict", "None"], self._get("COOKIE_SAMESITE"))
-
-    @property
-    def TRUSTED_PROXY_COUNT(self) -> int:
-        return cast(int, self._get("TRUSTED_PROXY_COUNT"))
-
-    @property
-    def PUBLIC_ROLE(self) -> str:
-        return cast(str, self._get("PUBLIC_ROLE"))
 
     @property
     def TFA_REQUIRED_GROUPS(self) -> list[str]:
