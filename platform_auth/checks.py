@@ -30,7 +30,7 @@ from django.db.models.functions import Lower
 from django.utils.http import is_same_domain
 from django.utils.module_loading import import_string
 
-from . import limits, public_role, redirects, sealing, signed_tokens
+from . import events, limits, public_role, redirects, sealing, signed_tokens
 from .backends import EmailBackend, PublicRoleBackend
 from .conf import DEFAULT_LIMITS, DEFAULTS, MAXIMUM_GRACE_PERIOD, conf, parse_rate
 from .models import AuthEvent, OAuthProvider, TOTPFactor
@@ -84,11 +84,13 @@ LONGEST: Mapping[str, timedelta] = {
 }
 """Longer than this is no longer short-lived: revocation, or a stolen mailbox, is then noticed too late."""
 
+LONGEST_SESSION = timedelta(days=365)
 MINIMUM_KEY_BYTES = 32
 SAMPLE = 100
 """How many of the oldest and of the newest sealed factors are opened by way of trial."""
 
 _CASELESS = re.compile(r"nocase|insensitive|_ci\b|_ci_", re.IGNORECASE)
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f:]*:[0-9a-f:.]*")
 _COOKIE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -104,6 +106,7 @@ def register_checks() -> None:
         check_lifetimes,
         check_cookies,
         check_allow_lists,
+        check_private_hosts,
         check_backends,
         check_default_permissions,
         check_cache,
@@ -243,6 +246,15 @@ def check_keys(**kwargs: Any) -> list[CheckMessage]:
                 id="platform_auth.E007",
             )
         )
+    if {_as_bytes(key) for key in own["SIGNING_KEYS"]} & {_as_bytes(key) for key in own["ENCRYPTION_KEYS"]}:
+        found.append(
+            Error(
+                "A key stands in SIGNING_KEYS and in ENCRYPTION_KEYS.",
+                hint="Use one key for one purpose: put a new one in front of ENCRYPTION_KEYS, run "
+                "`manage.py platform_auth_rotate_keys`, then take the shared one out of it.",
+                id="platform_auth.E008",
+            )
+        )
     secrets = {_as_bytes(secret) for secret in conf.django_secrets}
     for name, keys in own.items():
         if any(_as_bytes(key) in secrets for key in keys):
@@ -257,9 +269,15 @@ def check_keys(**kwargs: Any) -> list[CheckMessage]:
 
 
 def check_lifetimes(**kwargs: Any) -> list[CheckMessage]:
-    """E009, E010, W001, W002: times that make no sense, a grace period that is too long or missing."""
+    """E009, E010, W001, W002, W011: times that make no sense, a grace period that is too long or missing."""
     found: list[CheckMessage] = []
-    for name in ("ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL", "PASSWORD_RESET_TOKEN_TTL", "SESSION_MAX_AGE"):
+    for name in (
+        "ACCESS_TOKEN_TTL",
+        "REFRESH_TOKEN_TTL",
+        "PASSWORD_RESET_TOKEN_TTL",
+        "SESSION_MAX_AGE",
+        "EVENT_RETENTION",
+    ):
         if _is_sound(name) and _get(name) is not None and _get(name) < timedelta(seconds=1):
             found.append(
                 Error(
@@ -278,6 +296,15 @@ def check_lifetimes(**kwargs: Any) -> list[CheckMessage]:
                     id="platform_auth.W001",
                 )
             )
+    if _is_sound("EVENT_RETENTION") and timedelta(seconds=1) <= conf.EVENT_RETENTION < events.FAMILIAR_FOR:
+        found.append(
+            Warning(
+                "EVENT_RETENTION is under 30 days, so addresses from which an account logged in are forgotten: its "
+                "owner may be refused while somebody guesses.",
+                hint=f"Set it to {_duration(events.FAMILIAR_FOR)} or more.",
+                id="platform_auth.W011",
+            )
+        )
     if not _is_sound("REFRESH_GRACE_PERIOD"):
         return found
     grace = _get("REFRESH_GRACE_PERIOD")
@@ -354,6 +381,20 @@ def check_allow_lists(**kwargs: Any) -> list[CheckMessage]:
                     Error(f"{name}: {entry!r} cannot stand there.", hint=hint, id="platform_auth.E013")
                 )
     return found
+
+
+def check_private_hosts(**kwargs: Any) -> list[CheckMessage]:
+    """E019: what is no host stands for none, or was meant for all."""
+    hosts = conf.OAUTH_PRIVATE_HOSTS if _is_sound("OAUTH_PRIVATE_HOSTS") else []
+    return [
+        Error(
+            f"OAUTH_PRIVATE_HOSTS: {host!r} is no host.",
+            hint='List each host by name or address, such as "id.internal.example": no wildcards, schemes or ports.',
+            id="platform_auth.E019",
+        )
+        for host in hosts
+        if not _HOST.fullmatch(host)
+    ]
 
 
 def check_backends(**kwargs: Any) -> list[CheckMessage]:
@@ -566,6 +607,18 @@ def _long_lifetimes() -> Iterable[CheckMessage]:
             )
 
 
+def _endless_sessions() -> Iterable[CheckMessage]:
+    if _is_sound("SESSION_MAX_AGE") and (
+        conf.SESSION_MAX_AGE is None or conf.SESSION_MAX_AGE > LONGEST_SESSION
+    ):
+        yield Warning(
+            f"SESSION_MAX_AGE is {_shown('SESSION_MAX_AGE')}: whoever got hold of a session keeps it by refreshing.",
+            hint=f"Set it to {_duration(LONGEST_SESSION)} or less; the default is "
+            f"{_duration(DEFAULTS['SESSION_MAX_AGE'])}.",
+            id="platform_auth.W024",
+        )
+
+
 def _hashers() -> Iterable[CheckMessage]:
     classes = _classes(settings.PASSWORD_HASHERS)
     if not classes or not issubclass(classes[0], Argon2PasswordHasher):
@@ -661,6 +714,7 @@ _DEPLOYMENT: tuple[Callable[[], Iterable[CheckMessage]], ...] = (
     _insecure_cookies,
     _plain_public_url,
     _long_lifetimes,
+    _endless_sessions,
     _hashers,
     _inline_mail,
     _local_cache,
@@ -781,6 +835,8 @@ def _fits(name: str, value: Any) -> bool:
         return value in allowed
     if isinstance(value, bool):
         return bool in allowed
+    if name == "PUBLIC_ROLE" and not value:
+        return False
     if value is None:
         return None in allowed
     if not isinstance(value, tuple(kind for kind in allowed if kind is not None)):

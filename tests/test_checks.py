@@ -124,6 +124,7 @@ class TestTypes:
             ("REFRESH_COOKIE_NAME", None),
             ("ACCESS_TOKEN_IN_QUERY", 1),
             ("PUBLIC_ROLE", None),
+            ("PUBLIC_ROLE", ""),
             ("TRUSTED_PROXY_COUNT", "1"),
             ("TRUSTED_PROXY_COUNT", -1),
             ("TRUSTED_PROXY_COUNT", True),
@@ -240,10 +241,36 @@ class TestKeys:
         settings.SECRET_KEY_FALLBACKS = ["f" * 50]
         assert set(found(**{name: [secrets.token_urlsafe(48), b"f" * 50]})) == {"platform_auth.E008"}
 
+    def test_one_key_for_two_purposes(self) -> None:
+        key = secrets.token_urlsafe(48)
+
+        assert set(found(SIGNING_KEYS=[key], ENCRYPTION_KEYS=[key.encode()])) == {"platform_auth.E008"}
+
+
+class TestPrivateHosts:
+    @pytest.mark.parametrize(
+        "host", ["*", "*.internal", "https://id.internal", "id.internal:8443", "", "a b", "10.0.0.0/8"]
+    )
+    def test_what_is_no_host(self, host: str) -> None:
+        assert set(found(OAUTH_PRIVATE_HOSTS=[host])) == {"platform_auth.E019"}
+
+    @pytest.mark.parametrize(
+        "host", ["id.internal", "ID.internal", "localhost", "127.0.0.1", "::1", "fd00::5"]
+    )
+    def test_what_is_one(self, host: str) -> None:
+        assert found(OAUTH_PRIVATE_HOSTS=[host]) == {}
+
 
 class TestLifetimes:
     @pytest.mark.parametrize(
-        "name", ["ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL", "PASSWORD_RESET_TOKEN_TTL", "SESSION_MAX_AGE"]
+        "name",
+        [
+            "ACCESS_TOKEN_TTL",
+            "REFRESH_TOKEN_TTL",
+            "PASSWORD_RESET_TOKEN_TTL",
+            "SESSION_MAX_AGE",
+            "EVENT_RETENTION",
+        ],
     )
     def test_no_time_at_all(self, name: str) -> None:
         assert "platform_auth.E009" in found(**{name: timedelta(0)})
@@ -273,6 +300,17 @@ class TestLifetimes:
         """Row 129."""
         assert "platform_auth.E023" in found(deploy=True, SESSION_MAX_AGE=None, **{name: value})
         assert "platform_auth.E023" not in found(SESSION_MAX_AGE=None, **{name: value})
+
+    @pytest.mark.parametrize("age", [None, timedelta(days=366)])
+    def test_sessions_without_an_end_are_not_fit_for_production(self, age: timedelta | None) -> None:
+        assert "platform_auth.W024" in found(deploy=True, SESSION_MAX_AGE=age)
+        assert "platform_auth.W024" not in found(deploy=True, SESSION_MAX_AGE=timedelta(days=365))
+        assert found(SESSION_MAX_AGE=age) == {}
+
+    def test_events_that_are_pruned_while_they_tell_who_is_familiar(self) -> None:
+        """Row 111: an owner's known address is what keeps the account open to them."""
+        assert set(found(EVENT_RETENTION=timedelta(days=29))) == {"platform_auth.W011"}
+        assert found(EVENT_RETENTION=timedelta(days=30)) == {}
 
 
 class TestCookies:
