@@ -70,9 +70,10 @@ def model_of(view: Any) -> Any:
             return get_queryset().model
         if getattr(view, "queryset", None) is not None:
             return view.queryset.model
-    except Exception:
+    except Exception as error:
+        # No traceback: anybody can send such a request, as often as they like.
         logger.warning(
-            "the model of %s could not be found out, so it is closed", type(view).__name__, exc_info=True
+            "the model of %s could not be found out, so it is closed: %r", type(view).__name__, error
         )
         return None
     model = getattr(view, "model", None)
