@@ -248,6 +248,11 @@ CHECKS: dict[str, Defect] = {
     "UserInfo with sub null": userinfo({"sub": None}),
     "UserInfo with sub in a list": userinfo({"sub": ["subject-1"]}),
     "UserInfo with sub in another case": userinfo({"sub": "SUBJECT-1"}),
+    "UserInfo of another issuer": userinfo({"sub": "subject-1", "iss": "https://evil.example"}),
+    "UserInfo with iss null": userinfo({"sub": "subject-1", "iss": None}),
+    "UserInfo for another client": userinfo({"sub": "subject-1", "aud": "client-2"}),
+    "UserInfo for other clients": userinfo({"sub": "subject-1", "aud": ["client-2", CLIENT_ID + "x"]}),
+    "UserInfo for a client of another type": userinfo({"sub": "subject-1", "aud": {CLIENT_ID: True}}),
 }
 """Defects of an answer that can be read: the check of it fails."""
 
@@ -359,6 +364,13 @@ class TestChecks:
     def test_without_a_defect_the_log_in_passes(self, provider: Provider) -> None:
         configure(provider, may_create_users=True)
         provider.change_claims = lambda honest: {**honest, "nbf": int(time.time()) + 5, "azp": CLIENT_ID}
+
+        assert Browser().log_in(provider).status_code == 200
+
+    @pytest.mark.parametrize("audience", [CLIENT_ID, ["client-2", CLIENT_ID]])
+    def test_userinfo_that_names_us_passes(self, audience: Any, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        provider.userinfo = {**provider.claims, "iss": provider.issuer, "aud": audience}
 
         assert Browser().log_in(provider).status_code == 200
 

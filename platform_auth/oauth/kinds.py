@@ -317,6 +317,11 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
             raise AuthResponseError(self, code="malformed_response", stage="user_info")
         if self.id_token is None or userinfo.get("sub") != self.id_token["sub"]:
             raise AuthResponseError(self, claim="sub", code="invalid_claim", stage="user_info")
+        # It need not name them (5.3.2 again: signed answers do); what it names must be ours.
+        if userinfo.get("iss", self.issuer) != self.issuer:
+            raise AuthResponseError(self, claim="iss", code="invalid_claim", stage="user_info")
+        if not _is_for(self.provider.client_id, userinfo.get("aud", self.provider.client_id)):
+            raise AuthResponseError(self, claim="aud", code="invalid_claim", stage="user_info")
         return userinfo
 
     def account(self, profile: dict[str, Any]) -> ProviderAccount:
@@ -558,6 +563,10 @@ def _usable(keys: list[dict[str, Any]], algorithm: str, kid: object) -> list[Any
 def usable_keys(keys: list[dict[str, Any]]) -> int:
     """Return how many keys of a set can verify anything that is taken."""
     return sum(len(_usable([key], algorithm, None)[:1]) for key in keys for algorithm in ALGORITHMS)
+
+
+def _is_for(client_id: str, audience: object) -> bool:
+    return audience == client_id or (isinstance(audience, list) and client_id in audience)
 
 
 def _field(profile: Mapping[str, Any], path: str) -> Any:
