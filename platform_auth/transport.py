@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
+from django.utils.encoding import escape_uri_path
 from django.utils.http import is_same_domain
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
@@ -96,6 +98,11 @@ def respond_to_callback(request: HttpRequest, outcome: Outcome) -> HttpResponseB
     if outcome.pending:
         keep_pending(response, outcome.pending)
     return response
+
+
+def respond_to_form(request: HttpRequest, parameters: Mapping[str, str]) -> HttpResponseBase:
+    """Let the browser ask again by GET: another site's POST comes without our Lax cookie."""
+    return redirect(f"{escape_uri_path(request.path)}?{urlencode(parameters)}", status=303)
 
 
 def redirect(url: str, *, status: int = 302) -> HttpResponseBase:

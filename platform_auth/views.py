@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -123,9 +122,9 @@ class OAuthCallbackView(ApiView):
         return transport.respond_to_callback(self.http_request, outcome)
 
     def post(self, request: Request, provider: str) -> HttpResponseBase:
-        # Another site's POST comes without our Lax cookie: the browser asks again, with it.
+        flow.check_key(provider)
         parameters = flow.parameters_of(payload.read_form(self.http_request))
-        return transport.redirect(f"{self.http_request.path}?{urlencode(parameters)}", status=303)
+        return transport.respond_to_form(self.http_request, parameters)
 
 
 class OAuthOTPView(ApiView):

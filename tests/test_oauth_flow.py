@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
 import pytest
 import time_machine
@@ -23,6 +23,20 @@ from platform_auth.models import AuthEvent, OAuthIdentity, OAuthProvider, Refres
 from tests.conftest import PASSWORD, Api, code_of, make_user
 from tests.oauth import Browser, configure
 from tests.providers import CLIENT_ID, CLIENT_SECRET, EC_KEY, ED_KEY, RSA_KEY, Provider, jwk
+
+ODD_KEYS = [
+    "a%0d%0aX-Evil:1",
+    "demo%3Fx",
+    "d%C3%A9mo",
+    "demo%23",
+    "demo%00",
+    "%5c",
+    "..",
+    "%2e%2e",
+    "a;b",
+    "%25",
+]
+"""What no provider can be called, as it stands in a URL."""
 
 HOSTILE = json.loads((Path(__file__).parent / "data" / "hostile-urls.json").read_text())
 
@@ -174,6 +188,20 @@ class TestStart:
         assert response.status_code == 302
         assert response["Location"] == "http://app.example/auth/oauth/demo?redirect=%2Fhome"
         assert not response.cookies
+
+    @pytest.mark.parametrize("key", ODD_KEYS)
+    def test_an_odd_path_is_sent_home_as_it_is(self, key: str, settings: Any) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "PUBLIC_URL": "http://app.example"}
+        browser = Browser()
+
+        response = browser.get(f"/auth/oauth/{key}?a=%0d%0ab", headers={"Host": "other.example"})
+
+        assert response.status_code == 302
+        location = urlsplit(response["Location"])
+        assert (location.scheme, location.netloc) == ("http", "app.example")
+        assert unquote(location.path) == unquote(f"/auth/oauth/{key}")
+        assert location.query.lower() == "a=%0d%0ab"
+        assert response["Location"].isprintable()
 
     @pytest.mark.parametrize("host", ["app.example", "APP.example", "app.example:80"])
     def test_its_own_host_goes_on(self, host: str, provider: Provider, settings: Any) -> None:
@@ -353,6 +381,29 @@ class TestLogIn:
         configure(provider)
 
         assert api.post("/auth/oauth/demo/callback", {"code": "x"}).status_code == 415
+
+    @pytest.mark.parametrize("key", ODD_KEYS)
+    @pytest.mark.parametrize("way", ["get", "post"])
+    def test_the_way_back_to_an_odd_key_is_none(self, way: str, key: str, provider: Provider) -> None:
+        configure(provider)
+        body = {"data": "code=1&state=2", "content_type": "application/x-www-form-urlencoded"}
+
+        response = getattr(Browser().client, way)(
+            f"/auth/oauth/{key}/callback", **(body if way == "post" else {})
+        )
+
+        assert response.status_code == 404
+        assert code_of(response) == "ROUTE_NOT_FOUND"
+
+    def test_the_form_post_way_back_keeps_the_path_of_the_site(self, provider: Provider) -> None:
+        configure(provider)
+
+        response = Browser().client.post(
+            "/auth/oauth/demo/callback", "code=1&state=2",
+            content_type="application/x-www-form-urlencoded", SCRIPT_NAME="/caf\u00c3\u00a9 \r\n?#",
+        )  # fmt: skip
+
+        assert response["Location"] == "/caf%C3%A9%20%0D%0A%3F%23/auth/oauth/demo/callback?code=1&state=2"
 
     def test_a_log_in_replaces_the_session_of_its_cookie(self, provider: Provider) -> None:
         configure(provider, may_create_users=True)

@@ -94,11 +94,18 @@ def url_at_home(host: str, path: str) -> str:
     return "" if is_home else f"{home}{path}"
 
 
-def find(key: str) -> OAuthProvider:
-    """Return the enabled provider of a key. Raises RouteNotFound."""
-    # The shape first: PostgreSQL takes no NUL, and not every database tells `github` from `GitHub`.
+def check_key(key: str) -> None:
+    """Refuse what no provider can be called. Raises RouteNotFound.
+
+    PostgreSQL takes no NUL, and not every database tells `github` from `GitHub`.
+    """
     if not OAuthProvider.KEY_SHAPE.fullmatch(key) or key in RESERVED_KEYS:
         raise errors.RouteNotFound
+
+
+def find(key: str) -> OAuthProvider:
+    """Return the enabled provider of a key. Raises RouteNotFound."""
+    check_key(key)
     provider = OAuthProvider.objects.enabled().filter(key=key).first()
     if provider is None:
         raise errors.RouteNotFound
