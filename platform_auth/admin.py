@@ -46,6 +46,13 @@ RECENT = timedelta(minutes=10)
 Kind = OAuthProvider.Kind
 
 
+class WriteOnlyTextarea(forms.Textarea):
+    """What is typed is not given back, as with a password."""
+
+    def format_value(self, value: Any) -> str:
+        return ""
+
+
 class OAuthProviderForm(ProviderModelForm):
     """A provider. Secrets are written and never shown; whom it talks to and lets in needs one's own password."""
 
@@ -60,7 +67,7 @@ class OAuthProviderForm(ProviderModelForm):
         label=_("private key"),
         required=False,
         max_length=8192,
-        widget=forms.Textarea(attrs={"autocomplete": "off", "rows": 4, "class": "vLargeTextField"}),
+        widget=WriteOnlyTextarea(attrs={"autocomplete": "off", "rows": 4, "class": "vLargeTextField"}),
         help_text=_("Apple: the content of the .p8 file. Never shown again. Blank keeps what is stored."),
     )
     own_password = forms.CharField(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import pytest
@@ -115,6 +116,19 @@ class TestForm:
             assert "BEGIN PRIVATE" not in page
             assert row.sealed_secret not in page
             assert row.sealed_private_key not in page
+
+    @pytest.mark.parametrize("way", ["add", "change"])
+    def test_gives_no_typed_secret_back(self, way: str, admin_client: Client, provider: Provider) -> None:
+        """Row 123: a form that is shown again after an error is a page like any other."""
+        url = f"{LIST}add/" if way == "add" else f"{LIST}{configure(provider).pk}/change/"
+        typed = {"client_secret": "a typed secret", "private_key": pem(EC_KEY), "own_password": "a typed one"}
+
+        response = admin_client.post(url, fields(kind="apple", team_id="T", key_id="", **typed))
+
+        assert "key_id" in errors_of(response)
+        page = html.unescape(response.content.decode())
+        for secret in typed.values():
+            assert not [line for line in secret.splitlines() if line in page]
 
     def test_blank_keeps_the_secret(self, admin_client: Client) -> None:
         """Row 123."""
