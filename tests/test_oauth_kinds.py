@@ -216,6 +216,21 @@ class TestLinkedIn:
         monkeypatch.setattr(kinds.LinkedIn, "ISSUER", provider.issuer)
         configure(provider, kind="linkedin", issuer="", may_create_users=True)
 
+    def test_gets_the_secret_in_the_body(self, provider: Provider) -> None:
+        provider.change_discovery = lambda document: {
+            name: value for name, value in document.items() if name != "token_endpoint_auth_methods_supported"
+        }
+        honest, came = provider.token, []
+
+        def token(form: dict[str, str], authorization: str) -> Any:
+            came.append((form.get("client_secret"), authorization))
+            return honest(form, authorization)
+
+        provider.token = token  # type: ignore[method-assign]
+
+        assert identity_after(provider).subject == "subject-1"
+        assert came == [(CLIENT_SECRET, "")]
+
     def test_names_no_nonce(self, provider: Provider) -> None:
         provider.change_claims = lambda claims: {
             name: value for name, value in claims.items() if name != "nonce"

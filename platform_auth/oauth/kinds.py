@@ -371,6 +371,10 @@ class LinkedIn(OpenIDConnect):
     ISSUER = "https://www.linkedin.com/oauth"
     REQUIRES_NONCE = False
 
+    def use_basic_auth(self) -> bool:
+        # Its discovery document names no methods, for which Basic would stand; it takes the body alone.
+        return False
+
 
 class Apple(OpenIDConnect):
     """The client secret is a JWT that the private key signs; the answer comes as a form where scopes are asked for."""
