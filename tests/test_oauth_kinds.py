@@ -209,6 +209,18 @@ class TestMicrosoft:
 
         assert identity_after(provider).founded_on_unverified_email is not counts
 
+    def test_the_id_token_alone_says_who_it_is(self, provider: Provider, monkeypatch: Any) -> None:
+        monkeypatch.setattr(kinds.Microsoft, "issuer", provider.issuer)
+        configure(provider, kind="microsoft", issuer="", tenant="t", may_create_users=True)
+        provider.claims |= {"xms_edov": True}
+        provider.userinfo = {"sub": "subject-1", "email": "other@example.com"}
+
+        identity = identity_after(provider)
+
+        assert identity.email == "person@example.com"
+        assert not identity.founded_on_unverified_email
+        assert not provider.calls["/userinfo"]
+
 
 class TestLinkedIn:
     @pytest.fixture(autouse=True)

@@ -344,11 +344,18 @@ class Google(OpenIDConnect):
 
 
 class Microsoft(OpenIDConnect):
-    """One tenant: the issuer names it, so that no other tenant's token passes."""
+    """One tenant: the issuer names it, so that no other tenant's token passes.
+
+    The ID token alone says who it is: UserInfo repeats the address without the claim that vouches for it.
+    """
 
     @property
     def issuer(self) -> str:
         return f"https://login.microsoftonline.com/{self.provider.tenant}/v2.0"
+
+    @sensitive_variables()
+    def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        return {}
 
     def is_verified(self, claims: Mapping[str, Any]) -> bool:
         # Addresses are what a tenant's admin typed, unless Microsoft says that the domain's owner was verified.
