@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from django.test import Client
 from platform_auth.models import AuthEvent, OAuthIdentity, OAuthProvider
 from tests.conftest import PASSWORD, make_user
 from tests.oauth import Browser, configure
-from tests.providers import CLIENT_SECRET, EC_KEY, RSA_KEY, Provider, jwk
+from tests.providers import CLIENT_SECRET, EC_KEY, RSA_KEY, Provider, jwk, send
 
 pytestmark = pytest.mark.django_db
 
@@ -396,6 +397,41 @@ class TestTest:
         provider.stop()
         assert "✗" in broken("gone")
         provider.__init__()  # type: ignore[misc]
+
+    @pytest.mark.parametrize("status", [200, 400, 500])
+    @pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/jwks"])
+    @pytest.mark.parametrize("body", [b"[" * 200_000, b'{"keys":' * 50_000, b'"\\ud800"', b"\xff", b""])
+    def test_whatever_a_provider_answers_is_a_finding(
+        self, body: bytes, path: str, status: int, admin_client: Client, provider: Provider
+    ) -> None:
+        provider.raw[path] = lambda handler: send(handler, body, status=status)
+
+        lines = self._run(admin_client, configure(provider)).splitlines()
+
+        assert lines[0].startswith("✓ Redirect URI")
+        assert lines[-1].startswith("✗")
+        assert len(lines) == (3 if path != "/jwks" else 6)
+
+    def test_odd_keys_are_a_finding(self, admin_client: Client, provider: Provider) -> None:
+        provider.keys = [
+            {"kty": "RSA", "kid": ["a"], "n": {"a": 1}, "e": None},
+            {"kty": ["x"]},
+            {"kty": "OKP", "crv": "Ed25519", "x": 5},
+        ]
+
+        assert "✗" in self._run(admin_client, configure(provider))
+
+    @pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/jwks"])
+    def test_the_words_of_a_provider_are_not_shown(
+        self, path: str, admin_client: Client, provider: Provider
+    ) -> None:
+        body = json.dumps({"error": "their-code", "error_description": "<b>their words</b>"}).encode()
+        provider.raw[path] = lambda handler: send(handler, body, status=400)
+
+        result = self._run(admin_client, configure(provider))
+
+        assert "✗" in result
+        assert "their" not in result
 
     def test_a_secret_that_does_not_open_is_said(
         self, admin_client: Client, provider: Provider, settings: Any

@@ -284,15 +284,11 @@ def _unavailable(provider: OAuthProvider, error: Exception) -> _ProviderUnavaila
 
 
 def _reason(error: Exception) -> str:
-    """Say what went wrong in words of our own: what a provider wrote is neither logged nor shown."""
     match error:
         case _Refused():
             return str(error.detail)
-        case AuthProviderError() if error.code == "connection_failed" and error.detail:
-            return f"{error.stage}: {error.detail}"
         case SocialAuthBaseException():
-            claim = getattr(error, "claim", None)
-            return f"{error.stage}: {error.code}" + (f" ({claim})" if claim else "")
+            return f"{error.stage}: {kinds.reason_of(error)}"
         case ImproperlyConfigured():
             return str(error)
         case _:

@@ -31,7 +31,7 @@ from social_core.backends.github import GithubOAuth2
 from social_core.backends.oauth import BaseOAuth2, BaseOAuth2PKCE
 from social_core.backends.open_id_connect import OpenIdConnectAuth
 from social_core.backends.utils import jwt_error
-from social_core.exceptions import AuthProviderError, AuthResponseError
+from social_core.exceptions import AuthProviderError, AuthResponseError, SocialAuthBaseException
 from social_core.utils import http_error
 
 from .. import redirects
@@ -531,6 +531,14 @@ def usable_address(email: object) -> str:
     except ValidationError:
         return ""
     return email
+
+
+def reason_of(error: SocialAuthBaseException) -> str:
+    """Say what went wrong in words of our own: what a provider wrote is neither logged nor shown."""
+    if error.code == "connection_failed" and error.detail:
+        return str(error.detail)
+    claim = getattr(error, "claim", None)
+    return f"{error.code} ({claim})" if claim else str(error.code)
 
 
 def at_hash(access_token: str, algorithm: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jwt
@@ -36,12 +37,25 @@ def test(provider: OAuthProvider) -> bool:
 
 def examine(provider: OAuthProvider) -> list[Finding]:
     """Return what is found: the redirect URI, the secrets, and what the provider publishes."""
+    findings = []
+    try:
+        for finding in _examine(provider):
+            findings.append(finding)
+    except Exception as error:
+        # What a provider publishes is anything at all; what was found before still helps.
+        text = _("The test broke off: something could not be read (%(error)s).")
+        findings.append(Finding(False, text % {"error": type(error).__name__}))
+    return findings
+
+
+def _examine(provider: OAuthProvider) -> Iterator[Finding]:
     backend = kinds.BACKENDS[provider.kind](provider)
-    findings = [Finding(True, _("Redirect URI to register: %(url)s") % {"url": kinds.callback_url(provider)})]
-    findings.append(_examine_secret(backend))
+    yield Finding(True, _("Redirect URI to register: %(url)s") % {"url": kinds.callback_url(provider)})
+    yield _examine_secret(backend)
     if isinstance(backend, kinds.OpenIDConnect):
-        return findings + _examine_issuer(backend)
-    return findings + _examine_urls(backend)
+        yield from _examine_issuer(backend)
+    else:
+        yield from _examine_urls(backend)
 
 
 def _examine_secret(backend: kinds.RowBackend) -> Finding:
@@ -56,7 +70,7 @@ def _examine_secret(backend: kinds.RowBackend) -> Finding:
     return Finding(True, _("The client secret can be read."))
 
 
-def _examine_issuer(backend: kinds.OpenIDConnect) -> list[Finding]:
+def _examine_issuer(backend: kinds.OpenIDConnect) -> Iterator[Finding]:
     address = backend.oidc_config_url()
     try:
         document = backend.discover()
@@ -68,41 +82,36 @@ def _examine_issuer(backend: kinds.OpenIDConnect) -> list[Finding]:
             text = _("%(url)s: %(claim)s is missing or no https URL.")
         else:
             text = _("%(url)s cannot be fetched or read (%(code)s).")
-        facts = {"url": address, "issuer": backend.issuer, "claim": claim, "code": error.detail or error.code}
-        return [Finding(False, text % facts)]
-    findings = [
-        Finding(True, _("Discovery fetched from %(url)s.") % {"url": address}),
-        Finding(True, _("The issuer is %(issuer)s.") % {"issuer": backend.issuer}),
-        Finding(True, _("All endpoints are good URLs.")),
-    ]
-    try:
-        usable = kinds.usable_keys(backend.get_remote_jwks_keys(document["jwks_uri"]))
-    except SocialAuthBaseException as error:
-        return [
-            *findings,
-            Finding(False, _("The keys cannot be fetched or read (%(code)s).") % {"code": error.code}),
-        ]
-    if usable:
-        findings.append(Finding(True, _("The keys can be read.")))
-    else:
-        algorithms = ", ".join(kinds.ALGORITHMS)
-        findings.append(
-            Finding(False, _("No key is usable for %(algorithms)s.") % {"algorithms": algorithms})
-        )
+        facts = {"url": address, "issuer": backend.issuer, "claim": claim, "code": kinds.reason_of(error)}
+        yield Finding(False, text % facts)
+        return
+    yield Finding(True, _("Discovery fetched from %(url)s.") % {"url": address})
+    yield Finding(True, _("The issuer is %(issuer)s.") % {"issuer": backend.issuer})
+    yield Finding(True, _("All endpoints are good URLs."))
+    yield _examine_keys(backend, document["jwks_uri"])
     methods = document.get("code_challenge_methods_supported")
     if isinstance(methods, list) and "S256" not in methods:
-        findings.append(Finding(False, _("The provider says that it does not know PKCE with S256.")))
-    return findings
+        yield Finding(False, _("The provider says that it does not know PKCE with S256."))
 
 
-def _examine_urls(backend: kinds.RowBackend) -> list[Finding]:
-    findings = []
+def _examine_keys(backend: kinds.OpenIDConnect, url: str) -> Finding:
+    try:
+        usable = kinds.usable_keys(backend.get_remote_jwks_keys(url))
+    except SocialAuthBaseException as error:
+        text = _("The keys cannot be fetched or read (%(code)s).")
+        return Finding(False, text % {"code": kinds.reason_of(error)})
+    if usable:
+        return Finding(True, _("The keys can be read."))
+    algorithms = ", ".join(kinds.ALGORITHMS)
+    return Finding(False, _("No key is usable for %(algorithms)s.") % {"algorithms": algorithms})
+
+
+def _examine_urls(backend: kinds.RowBackend) -> Iterator[Finding]:
     for url in (backend.authorization_url(), backend.access_token_url(), *backend.further_urls):
         try:
             # What it answers to this says nothing, but that it answers does.
             http.send("GET", url, deadline=http.Budget().next_deadline())
         except http.Unreachable as error:
-            findings.append(Finding(False, _("%(url)s: %(reason)s.") % {"url": url, "reason": error}))
+            yield Finding(False, _("%(url)s: %(reason)s.") % {"url": url, "reason": error})
         else:
-            findings.append(Finding(True, _("%(url)s answers.") % {"url": url}))
-    return findings
+            yield Finding(True, _("%(url)s answers.") % {"url": url})
