@@ -218,6 +218,7 @@ class OAuthProviderAdmin(ProviderModelAdmin):
                     "authorization_url",
                     "token_url",
                     "userinfo_url",
+                    "client_authentication",
                     "id_field",
                     "email_field",
                     "email_verified_field",

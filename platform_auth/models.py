@@ -335,6 +335,10 @@ class OAuthProvider(models.Model):
         SLACK = "slack", "Slack"
         OAUTH2 = "oauth2", _("OAuth 2.0 (by its URLs)")
 
+    class ClientAuthentication(models.TextChoices):
+        POST = "post", _("Client secret in the body")
+        BASIC = "basic", _("HTTP Basic")
+
     class EmailLinking(models.TextChoices):
         NEVER = "never", _("Never")
         PROVEN = "proven", _("Yes: this site has proven its users' addresses")
@@ -396,6 +400,13 @@ class OAuthProvider(models.Model):
     authorization_url = models.CharField(_("authorization URL"), max_length=512, blank=True)
     token_url = models.CharField(_("token URL"), max_length=512, blank=True)
     userinfo_url = models.CharField(_("user info URL"), max_length=512, blank=True)
+    client_authentication = models.CharField(
+        _("client authentication"),
+        max_length=8,
+        choices=ClientAuthentication.choices,
+        default=ClientAuthentication.POST,
+        help_text=_("How the token URL gets the client secret. Without a secret: a public client."),
+    )
     id_field = models.CharField(_("ID field"), max_length=64, blank=True, default="id")
     email_field = models.CharField(_("e-mail field"), max_length=64, blank=True, default="email")
     email_verified_field = models.CharField(

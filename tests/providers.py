@@ -193,7 +193,7 @@ class Provider:
                     case "/jwks":
                         document = {"keys": provider.keys}
                     case "/token":
-                        form = {name: values[0] for name, values in parse_qs(body).items()}
+                        form = {name: values[0] for name, values in parse_qs(body, True).items()}
                         status, document = provider.token(form, self.headers.get("Authorization", ""))
                     case "/userinfo":
                         document = provider.claims if provider.userinfo is None else provider.userinfo

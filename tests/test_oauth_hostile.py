@@ -699,6 +699,8 @@ class TestTwoProviders:
 class TestOtherKinds:
     """A plain OAuth 2.0 server: no ID token, the same care."""
 
+    is_public = False
+
     @pytest.fixture
     def plain(self, provider: Provider) -> OAuthProvider:
         provider.claims = {"id": 42, "mail": "person@example.com", "profile": {"verified": True}}
@@ -716,16 +718,22 @@ class TestOtherKinds:
         )
 
     @pytest.fixture(autouse=True)
-    def _posted_secret(self, provider: Provider) -> None:
-        honest = provider.token
+    def came(self, provider: Provider) -> list[tuple[str | None, str]]:
+        """Take the secret in the body too; return what came as client secret, and as Authorization."""
+        honest, came = provider.token, []
 
         def token(form: dict[str, str], authorization: str) -> Any:
+            came.append((form.get("client_secret"), authorization))
+            if self.is_public:
+                assert form.get("client_id") == CLIENT_ID
+                form["client_secret"] = CLIENT_SECRET
             if not authorization:
                 pair = f"{form.get('client_id')}:{form.get('client_secret')}"
                 authorization = "Basic " + base64.b64encode(pair.encode()).decode()
             return honest(form, authorization)
 
         provider.token = token  # type: ignore[method-assign]
+        return came
 
     def test_logs_in_by_its_urls_and_fields(self, plain: OAuthProvider, provider: Provider) -> None:
         browser = Browser()
@@ -742,6 +750,34 @@ class TestOtherKinds:
         assert identity.subject == "42"
         assert identity.email == "person@example.com"
         assert not identity.founded_on_unverified_email
+
+    @pytest.mark.parametrize(
+        ("authentication", "expected"),
+        [
+            ("post", (CLIENT_SECRET, "")),
+            ("basic", (None, "Basic " + base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode())),
+        ],
+    )
+    def test_the_row_says_where_the_secret_goes(
+        self, authentication: str, expected: Any, plain: OAuthProvider, provider: Provider, came: list[Any]
+    ) -> None:
+        """RFC 6749, 2.3.1."""
+        plain.client_authentication = authentication
+        plain.save()
+
+        assert Browser().log_in(provider).status_code == 200
+        assert came == [expected]
+
+    @pytest.mark.parametrize("authentication", ["post", "basic"])
+    def test_a_public_client_sends_no_secret(
+        self, authentication: str, plain: OAuthProvider, provider: Provider, came: list[Any]
+    ) -> None:
+        self.is_public = True
+        plain.client_authentication, plain.client_secret = authentication, ""
+        plain.save()
+
+        assert Browser().log_in(provider).status_code == 200
+        assert came == [(None, "")]
 
     @pytest.mark.parametrize(
         "document",

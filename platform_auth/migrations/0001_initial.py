@@ -39,6 +39,7 @@ class Migration(migrations.Migration):
                 ('authorization_url', models.CharField(blank=True, max_length=512, verbose_name='authorization URL')),
                 ('token_url', models.CharField(blank=True, max_length=512, verbose_name='token URL')),
                 ('userinfo_url', models.CharField(blank=True, max_length=512, verbose_name='user info URL')),
+                ('client_authentication', models.CharField(choices=[('post', 'Client secret in the body'), ('basic', 'HTTP Basic')], default='post', help_text='How the token URL gets the client secret. Without a secret: a public client.', max_length=8, verbose_name='client authentication')),
                 ('id_field', models.CharField(blank=True, default='id', max_length=64, verbose_name='ID field')),
                 ('email_field', models.CharField(blank=True, default='email', max_length=64, verbose_name='e-mail field')),
                 ('email_verified_field', models.CharField(blank=True, help_text='Empty: addresses of this provider count as not verified.', max_length=64, verbose_name='e-mail verified field')),

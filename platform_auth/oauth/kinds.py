@@ -120,6 +120,14 @@ class RowBackend(BaseOAuth2PKCE[str]):
         return list(dict.fromkeys(super().get_scope()))
 
     @sensitive_variables()
+    def auth_complete_params(self, state: Any = None) -> dict[str, Any]:
+        """Return what the code is sent with; a public client has no secret, not an empty one."""
+        params: dict[str, Any] = super().auth_complete_params(state)  # type: ignore[no-untyped-call]
+        if not params.get("client_secret"):
+            params.pop("client_secret", None)
+        return params
+
+    @sensitive_variables()
     def request(  # type: ignore[override]
         self,
         url: str,
@@ -232,13 +240,6 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
             return False
         methods = self.oidc_config().get("token_endpoint_auth_methods_supported")
         return not (isinstance(methods, list) and "client_secret_post" in methods)
-
-    @sensitive_variables()
-    def auth_complete_params(self, state: Any = None) -> dict[str, Any]:
-        params: dict[str, Any] = super().auth_complete_params(state)  # type: ignore[no-untyped-call]
-        if not params.get("client_secret"):
-            params.pop("client_secret", None)
-        return params
 
     # The ID token.
 
@@ -487,6 +488,10 @@ class PlainOAuth2(RowBackend):
     @property
     def further_urls(self) -> list[str]:
         return [self.provider.userinfo_url]
+
+    def use_basic_auth(self) -> bool:
+        is_basic = self.provider.client_authentication == OAuthProvider.ClientAuthentication.BASIC
+        return is_basic and bool(self.provider.sealed_secret)
 
     @sensitive_variables()
     def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
