@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -750,6 +751,51 @@ class TestOtherKinds:
         assert identity.subject == "42"
         assert identity.email == "person@example.com"
         assert not identity.founded_on_unverified_email
+
+    @pytest.mark.parametrize(
+        "client_id",
+        ["a+b", "a b", "a&scope=admin", "a%41", "https://rp.example/c?x=1&y=2#z", "\u00e9", "a=b;c", 'a"<b>'],
+    )
+    def test_whatever_the_client_id_holds_is_one_parameter(
+        self, client_id: str, plain: OAuthProvider
+    ) -> None:
+        plain.client_id = client_id
+        plain.save()
+
+        location = Browser().start()["Location"]
+
+        asked = parse_qsl(urlsplit(location).query, strict_parsing=True)
+        assert dict(asked)["client_id"] == client_id
+        assert len(asked) == len(dict(asked)) == 8
+        assert location.isascii()
+        assert not set(location) & set('# "<>')
+
+    @pytest.mark.parametrize(
+        ("own", "kept"),
+        [
+            (
+                "?resource=https%3A%2F%2Fa%2F%3Fx%3D1%26y%3D2&empty=&p=a%2Bb&&x",
+                "resource=https%3A%2F%2Fa%2F%3Fx%3D1%26y%3D2&empty=&p=a%2Bb&&x",
+            ),
+            ("?a=1&client_id=evil&%73cope=admin&state=fixed&b=2&redirect_uri", "a=1&b=2"),
+            ("?state=fixed", ""),
+            ("?", ""),
+            ("", ""),
+        ],
+    )
+    def test_the_query_of_its_own_stays_but_for_our_names(
+        self, own: str, kept: str, plain: OAuthProvider, provider: Provider
+    ) -> None:
+        plain.authorization_url = f"{provider.issuer}/authorize{own}"
+        plain.save()
+
+        location = Browser().start()["Location"]
+
+        begin = f"{provider.issuer}/authorize?{kept}&" if kept else f"{provider.issuer}/authorize?"
+        assert location.startswith(f"{begin}client_id=client-1&redirect_uri=")
+        ours = parse_qsl(location.removeprefix(begin), strict_parsing=True)
+        assert len(ours) == len(dict(ours)) == 7
+        assert dict(ours)["scope"] == "one two"
 
     @pytest.mark.parametrize(
         ("authentication", "expected"),

@@ -121,7 +121,7 @@ class TestUrls:
         "url",
         [
             "http://a.example/", "ftp://a.example/", "file:///etc/passwd", "//a.example/", "a.example", "", None, 5,
-            "https://", "https:///x", "https://user@a.example/", "https://:pw@a.example/", "https://a.example/#x",
+            "https://", "https:///x", "https://user@a.example/", "https://:pw@a.example/", "https://a.example/#x", "https://a.example/#",
             "https://a.example/ x", "https://a.example/\r\nX: y", "https://a.example\\@b.example/", "https://a.example:x/",
             "https://a.example:99999/", "https://ü.example/", "https://[::1/", "https://a.example/" + "x" * 2048,
             "gopher://a.example/", "javascript:alert(1)",

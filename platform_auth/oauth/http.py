@@ -82,7 +82,7 @@ def check_url(url: object) -> str:
     allowed = ("https", "http") if settings.DEBUG else ("https",)
     if parts.scheme not in allowed or not parts.hostname or port == 0:
         raise Refused("not an https URL")
-    if parts.username is not None or parts.password is not None or parts.fragment or "\\" in url:
+    if parts.username is not None or parts.password is not None or "#" in url or "\\" in url:
         raise Refused("a URL with credentials or a fragment")
     return url
 

@@ -18,6 +18,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from urllib.parse import unquote_plus, urlencode
 
 import jwt
 import requests
@@ -115,6 +116,14 @@ class RowBackend(BaseOAuth2PKCE[str]):
         """Compare the `iss` of the authorization response (RFC 9207, 2.4). Raises AuthResponseError."""
         if issuer is not None and self.issuer and issuer != self.issuer:
             raise AuthResponseError(self, claim="iss", code="invalid_claim", stage="callback")
+
+    def auth_url(self) -> str:
+        """Return the URL to send the browser to: the endpoint's own query as it stands, then ours, encoded."""
+        state = self.get_or_create_state()
+        parameters = {**self.auth_params(state), **self.get_scope_argument()}  # type: ignore[no-untyped-call]
+        endpoint, _mark, query = self.authorization_url().partition("?")
+        kept = [pair for pair in query.split("&") if unquote_plus(pair.partition("=")[0]) not in parameters]
+        return f"{endpoint}?{'&'.join(filter(None, ['&'.join(kept), urlencode(parameters)]))}"
 
     def get_scope(self) -> list[str]:
         return list(dict.fromkeys(super().get_scope()))
