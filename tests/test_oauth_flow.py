@@ -270,7 +270,7 @@ class TestStart:
         browser = Browser()
 
         for _ in range(4):
-            response = browser.start(redirect="/" + "x" * 2000)
+            response = browser.start(redirect="/" + "x" * 2047)
 
         assert len(response.cookies["oauth_flow"].OutputString()) < 4096
 
@@ -660,6 +660,19 @@ class TestRedirect:
 
         assert response.status_code == 400
         assert "Location" not in response
+
+    @pytest.mark.parametrize("length", [2031, 2047, 2048])
+    def test_what_passes_the_start_passes_the_callback(self, length: int, provider: Provider) -> None:
+        """The limit is that of what was given: with the site's origin before it, it is longer."""
+        configure(provider, may_create_users=True)
+        path = "/" + "x" * (length - 1)
+
+        assert Browser().log_in(provider, redirect=path)["Location"] == f"http://testserver{path}"
+
+    def test_a_longer_one_starts_nothing(self, provider: Provider) -> None:
+        configure(provider)
+
+        assert Browser().get("/auth/oauth/demo", {"redirect": "/" + "x" * 2048}).status_code == 400
 
     def test_a_listed_url_is_taken(self, provider: Provider, settings: Any) -> None:
         """Row 79."""

@@ -131,8 +131,9 @@ def begin(
     Raises RouteNotFound, InvalidPayload (the redirect, or its mode), ServiceUnavailable (discovery).
     """
     provider = find(key)
-    target = redirects.check_redirect(redirect) if redirect is not None else ""
-    if target and mode == Mode.JSON:
+    if redirect is not None:
+        redirects.check_redirect(redirect)
+    if redirect and mode == Mode.JSON:
         raise errors.InvalidPayload(_("Tokens do not travel in a URL: use cookie or session."), field="mode")
     backend = kinds.BACKENDS[provider.kind](provider)
     try:
@@ -146,8 +147,8 @@ def begin(
         config=_config(provider),
         started_at=int(time.time()),
         transaction=backend.transaction,
-        mode=mode or (Mode.SESSION if target else Mode.JSON),
-        redirect=target,
+        mode=mode or (Mode.SESSION if redirect else Mode.JSON),
+        redirect=redirect or "",
         link_session=str(session.pk) if session else "",
     )
     return Begun(str(url), flow_state.write_flows([*flow_state.read_flows(cookie), begun]))

@@ -39,7 +39,8 @@ class Flow(NamedTuple):
     """A log-in (or link) that was started in this browser.
 
     `config` is a digest of the row that started it; `transaction` is what python-social-auth wants to find again:
-    state, verifier, nonce; `link_session` is the id of the session that links, or "".
+    state, verifier, nonce; `redirect` is as it was given, or ""; `link_session` is the id of the session that links,
+    or "".
     """
 
     state: str
