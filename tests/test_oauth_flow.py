@@ -999,6 +999,23 @@ class TestLink:
         assert code_of(response) == "INVALID_PROVIDER"
         assert OAuthIdentity.objects.count() == 1
 
+    @pytest.mark.parametrize(
+        ("domains", "verified", "status"),
+        [("corp.example", True, 403), ("example.com", False, 403), ("example.com", True, 204)],
+    )
+    def test_what_the_allowed_domains_keep_out_is_not_linked(
+        self, domains: str, verified: bool, status: int, signed_in: Api, provider: Provider
+    ) -> None:
+        """It would never open the account, and count as a way into it."""
+        configure(provider, allowed_domains=domains)
+        provider.claims |= {"email_verified": verified}
+        parameters = provider.authorize(self._begin(signed_in))
+
+        response = signed_in.get("/auth/oauth/demo/callback", data=parameters)
+
+        assert response.status_code == status
+        assert OAuthIdentity.objects.count() == (status == 204)
+
     def test_linking_the_same_again_changes_nothing(self, signed_in: Api, provider: Provider) -> None:
         configure(provider)
         for _ in range(2):

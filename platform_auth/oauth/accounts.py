@@ -62,8 +62,9 @@ def link(
 ) -> OAuthIdentity:
     """Link a provider account to the user of a session that is still live.
 
-    Raises InvalidCredentials (the session is over), Unclaimed (it is somebody else's).
+    Raises InvalidCredentials (the session is over), Unclaimed (it is somebody else's, or could never log in).
     """
+    _check_domain(provider, account)
     session = (
         RefreshSession.objects.with_user().live(now=timezone.now()).filter(pk=uuid.UUID(session_id)).first()
     )
