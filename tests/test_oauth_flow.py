@@ -15,8 +15,10 @@ import time_machine
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.core import mail
+from django.core.exceptions import ValidationError
 from django.core.management import call_command
-from django.db import connection
+from django.db import DataError, connection
+from django.db.models.signals import post_save
 
 from platform_auth import sessions
 from platform_auth.models import AuthEvent, OAuthIdentity, OAuthProvider, RefreshSession, UsedState
@@ -746,6 +748,39 @@ class TestAccounts:
         provider.claims |= {"email": email}
 
         self._refused(Browser().log_in(provider), users=0)
+
+    def test_an_address_that_the_user_model_cannot_hold_makes_no_account(
+        self, provider: Provider, monkeypatch: Any
+    ) -> None:
+        configure(provider, may_create_users=True)
+        model = get_user_model()
+        monkeypatch.setattr(model._meta.get_field(model.get_email_field_name()), "max_length", 17)
+
+        self._refused(Browser().log_in(provider), users=0)
+
+    @pytest.mark.parametrize("error", [DataError("value too long"), ValidationError({"phone": "required"})])
+    @pytest.mark.parametrize("start", [{}, {"redirect": "/home"}])
+    def test_what_the_host_does_not_take_makes_no_account(
+        self, start: dict[str, str], error: Exception, provider: Provider
+    ) -> None:
+        """A user model of the host's with a rule of its own."""
+        configure(provider, may_create_users=True)
+
+        def refuse(**kwargs: Any) -> None:
+            raise error
+
+        post_save.connect(refuse, sender=get_user_model())
+        try:
+            response = Browser().log_in(provider, **start)
+        finally:
+            post_save.disconnect(refuse, sender=get_user_model())
+
+        if start:
+            assert response["Location"] == "http://testserver/home?reason=INVALID_PROVIDER"
+        else:
+            self._refused(response, users=0)
+        assert not get_user_model().objects.exists()
+        assert type(error).__name__ in AuthEvent.objects.get().reason
 
     def test_linking_is_off_by_default(self, provider: Provider) -> None:
         configure(provider, may_create_users=True)

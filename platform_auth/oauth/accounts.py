@@ -12,7 +12,8 @@ import uuid
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.db import IntegrityError, router, transaction
+from django.core.exceptions import ValidationError
+from django.db import DataError, IntegrityError, router, transaction
 from django.db.models import F
 from django.db.models.functions import Lower
 from django.http import HttpRequest
@@ -208,23 +209,26 @@ def _create(provider: OAuthProvider, account: ProviderAccount, *, request: HttpR
         raise Unclaimed("no account, creation is off")
     user_model: Any = get_user_model()
     email_field = user_model.get_email_field_name()
-    user = user_model(**{email_field: account.email})
-    if email_field != user_model.USERNAME_FIELD:
-        if len(account.email) > (user_model._meta.get_field(user_model.USERNAME_FIELD).max_length or 254):
-            raise Unclaimed("address too long for a username")
-        setattr(user, user_model.USERNAME_FIELD, account.email)
+    user = user_model()
+    for name in {email_field, user_model.USERNAME_FIELD}:
+        if len(account.email) > (user_model._meta.get_field(name).max_length or 254):
+            raise Unclaimed(f"address too long for the {name} of a user")
+        setattr(user, name, account.email)
     user.set_unusable_password()
-    with transaction.atomic(using=router.db_for_write(OAuthIdentity)):
-        user.save(force_insert=True)
-        if hasattr(user, "groups"):
-            user.groups.set(provider.groups.all())
-        identity = _new(provider, account, user=user)
-        identity.founded_on_unverified_email = not account.email_verified
-        identity.save(force_insert=True)
-        events.record(
-            AuthEvent.Kind.USER_CREATED, user=user, client=client.of(request), provider=provider.key
-        )
-        _record_link(identity, request=request)
+    try:
+        with transaction.atomic(using=router.db_for_write(OAuthIdentity)):
+            user.save(force_insert=True)
+            if hasattr(user, "groups"):
+                user.groups.set(provider.groups.all())
+            identity = _new(provider, account, user=user)
+            identity.founded_on_unverified_email = not account.email_verified
+            identity.save(force_insert=True)
+            events.record(
+                AuthEvent.Kind.USER_CREATED, user=user, client=client.of(request), provider=provider.key
+            )
+            _record_link(identity, request=request)
+    except (DataError, ValidationError) as error:
+        raise Unclaimed(f"the user model does not take it: {type(error).__name__}") from error
     events.announce(signals.identity_linked, user=user, request=request, identity=identity)
     return identity
 
