@@ -333,6 +333,19 @@ class TestPagesAndCallbacks:
         assert send(endpoint, b"a=" + b"x" * 100_000, form).status_code == 413
         assert send(endpoint, b"{}", "application/json").status_code == 415
 
+    @pytest.mark.parametrize(
+        "path", ["/auth/oauth/demo/callback", "/auth/password/reset/page", "/auth/password/request/page"]
+    )
+    def test_a_query_of_too_many_fields_is_none(self, path: str, db: None) -> None:
+        """The answer is ours, with its headers, and not Django's page of a bad request."""
+        response = Client().get(f"{path}?{'a=1&' * 1001}token=x&state=x&code=x")
+        without = Client().get(path)
+
+        assert response.status_code == without.status_code
+        assert set(response.headers) == set(without.headers)
+        assert response["Cache-Control"] == "no-store"
+        assert response["Content-Type"] == without["Content-Type"]
+
 
 def test_a_password_of_1024_bytes_is_tried_in_the_time_of_any_other(send: Any) -> None:
     """Row 104: nothing of ours grows with its length."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -17,8 +18,10 @@ from django.contrib.auth.models import Group
 from django.core import mail
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
+from django.core.signals import got_request_exception
 from django.db import DataError, connection
 from django.db.models.signals import post_save
+from django.views.debug import ExceptionReporter
 
 from platform_auth import sessions
 from platform_auth.models import AuthEvent, OAuthIdentity, OAuthProvider, RefreshSession, UsedState
@@ -1169,3 +1172,36 @@ class TestSecrecy:
             assert secret not in stored
             assert secret not in dump.getvalue()
             assert secret not in logged
+
+    @pytest.mark.parametrize("name", ["RAW_URI", "REQUEST_URI"])
+    def test_an_error_report_of_the_callback_has_neither_code_nor_state(
+        self, name: str, provider: Provider
+    ) -> None:
+        """The request that Django mails and error trackers read: its line, its query, the frames of ours."""
+        configure(provider, may_create_users=True)
+        browser = Browser()
+        browser.client.raise_request_exception = False
+        parameters = provider.authorize(browser.start()["Location"])
+        line = f"/auth/oauth/demo/callback?{urlencode(parameters)}"
+        reports: list[str] = []
+
+        def fail(**kwargs: Any) -> None:
+            raise RuntimeError("the host's bug")
+
+        def report(request: Any, **kwargs: Any) -> None:
+            error = sys.exc_info()
+            reports.append(ExceptionReporter(request, *error).get_traceback_text() + repr(request))
+
+        post_save.connect(fail, sender=get_user_model())
+        got_request_exception.connect(report)
+        try:
+            response = browser.get(line, **{name: line})
+        finally:
+            post_save.disconnect(fail, sender=get_user_model())
+            got_request_exception.disconnect(report)
+
+        assert response.status_code == 500
+        (text,) = reports
+        assert f"{name} = '/auth/oauth/demo/callback'" in text
+        for secret in (parameters["code"], parameters["state"], *provider.secrets_issued):
+            assert secret not in text
