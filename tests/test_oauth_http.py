@@ -253,13 +253,17 @@ def certificate(path: Path, *names: str, days: int = 1) -> Path:
 class TestTLS:
     """Row 98."""
 
+    hosts: list[str]
+
     @pytest.fixture
     def serve(self, settings: Any) -> Iterator[Any]:
         settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "OAUTH_PRIVATE_HOSTS": ["localhost"]}
         servers: list[HTTPServer] = []
+        hosts = self.hosts = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                hosts.append(self.headers["Host"])
                 send(self, b'{"ok": true}')
 
             def log_message(self, *args: Any) -> None:
@@ -308,3 +312,17 @@ class TestTLS:
 
         with pytest.raises(http.Unreachable):
             get(serve(cert))
+
+    @pytest.mark.parametrize(("port", "host"), [("", "provider.example"), (":8443", "provider.example:8443")])
+    def test_the_host_is_named_as_in_the_url(
+        self, port: str, host: str, serve: Any, tmp_path: Path, monkeypatch: Any, settings: Any
+    ) -> None:
+        cert = certificate(tmp_path / "good.pem", "provider.example")
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "OAUTH_PRIVATE_HOSTS": ["provider.example"]}
+        address = ("127.0.0.1", int(serve(cert).rpartition(":")[2].strip("/")))
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+
+        assert get(f"https://provider.example{port}/").json() == {"ok": True}
+        assert self.hosts == [host]

@@ -152,7 +152,9 @@ class _Connection(http.client.HTTPConnection):
     """A connection to a judged address, cut off when the time is over, whatever it is doing."""
 
     def __init__(self, host: str, port: int | None, *, deadline: float, tls: bool) -> None:
-        super().__init__(host, port or (443 if tls else 80))
+        # The port that `Host` leaves out: some servers know themselves by no other name.
+        self.default_port = 443 if tls else 80
+        super().__init__(host, port or self.default_port)
         self._deadline = deadline
         self._tls = tls
         self._alarm: threading.Timer | None = None
