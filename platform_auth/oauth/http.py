@@ -24,10 +24,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-import certifi
 import requests
 from django.conf import settings
 from django.views.decorators.debug import sensitive_variables
+from requests import certs
 
 from ..conf import conf
 
@@ -267,7 +267,7 @@ def _response(url: str, answer: http.client.HTTPResponse, content: bytes) -> req
 
 
 def _tls_context() -> ssl.SSLContext:
-    return _tls_context_of(os.environ.get("SSL_CERT_FILE") or certifi.where())
+    return _tls_context_of(os.environ.get("SSL_CERT_FILE") or certs.where())  # type: ignore[attr-defined]
 
 
 @functools.lru_cache(maxsize=4)
