@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -21,6 +22,16 @@ from hypothesis import strategies as st
 
 from platform_auth.oauth import http
 from tests.providers import EC_KEY, Provider, send
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+INTERIM = b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n"
+
+
+def write(handler: BaseHTTPRequestHandler, raw: bytes) -> None:
+    """Write these bytes instead of an answer. Who has heard enough hangs up."""
+    with suppress(ConnectionError):
+        handler.wfile.write(raw)
+    handler.close_connection = True
 
 
 def get(url: str, *, seconds: float = 5) -> Any:
@@ -207,13 +218,24 @@ class TestAnswers:
         assert get(f"{provider.issuer}/away").status_code == 302
         assert not provider.calls["/jwks"]
 
-    def test_one_mebibyte_is_read(self, provider: Provider) -> None:
-        provider.raw["/big"] = lambda handler: send(handler, b"x" * http.MAX_BYTES)
+    @pytest.mark.parametrize("head", [HEAD, HEAD + b"X: y\r\n" * 50, INTERIM * 20 + HEAD])
+    def test_one_mebibyte_is_read_head_and_body(self, head: bytes, provider: Provider) -> None:
+        body = b"x" * (http.MAX_BYTES - len(head + b"\r\n"))
+        provider.raw["/big"] = lambda handler: write(handler, head + b"\r\n" + body)
 
-        assert len(get(f"{provider.issuer}/big").content) == http.MAX_BYTES
+        assert get(f"{provider.issuer}/big").content == body
 
-    def test_one_byte_more_is_not(self, provider: Provider) -> None:
-        provider.raw["/big"] = lambda handler: send(handler, b"x" * (http.MAX_BYTES + 1))
+    @pytest.mark.parametrize("head", [HEAD, HEAD + b"X: y\r\n" * 50, INTERIM * 20 + HEAD])
+    def test_one_byte_more_is_not(self, head: bytes, provider: Provider) -> None:
+        body = b"x" * (http.MAX_BYTES - len(head + b"\r\n") + 1)
+        provider.raw["/big"] = lambda handler: write(handler, head + b"\r\n" + body)
+
+        with pytest.raises(http.Unreachable, match="1 MiB"):
+            get(f"{provider.issuer}/big")
+
+    @pytest.mark.parametrize("head", [HEAD + (b"X: " + b"y" * 60_000 + b"\r\n") * 90, INTERIM * 50_000])
+    def test_a_head_alone_is_not_longer(self, head: bytes, provider: Provider) -> None:
+        provider.raw["/big"] = lambda handler: write(handler, head)
 
         with pytest.raises(http.Unreachable, match="1 MiB"):
             get(f"{provider.issuer}/big")
