@@ -442,7 +442,7 @@ class OAuthProvider(models.Model):
     created_at = models.DateTimeField(_("created at"), default=timezone.now, editable=False)
     updated_at = models.DateTimeField(_("changed at"), auto_now=True)
 
-    objects = OAuthProviderQuerySet.as_manager()
+    objects = PrimaryManager.from_queryset(OAuthProviderQuerySet)()
 
     class Meta:
         verbose_name = _("OAuth provider")
@@ -509,6 +509,8 @@ class OAuthIdentity(models.Model):
     founded_on_unverified_email = models.BooleanField(default=False, editable=False)
     created_at = models.DateTimeField(_("linked at"), default=timezone.now)
     last_used_at = models.DateTimeField(_("last used at"), null=True, blank=True)
+
+    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("linked provider account")

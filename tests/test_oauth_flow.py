@@ -1141,6 +1141,24 @@ class TestIdentities:
         assert signed_in.delete(f"/auth/identities/{identity.pk}").status_code == 400
 
 
+class TestAReplica:
+    """Row 89: a provider that was disabled, an identity that was unlinked: read where they are written."""
+
+    def test_no_question_about_a_provider_or_an_identity_goes_there(
+        self, signed_in: Api, user: Any, provider: Provider, settings: Any
+    ) -> None:
+        row = configure(provider)
+        identity = OAuthIdentity.objects.create(
+            user=user, provider=row, issuer=provider.issuer, subject="subject-1"
+        )
+        settings.DATABASE_ROUTERS = ["tests.test_refresh.Replica"]
+
+        assert signed_in.get("/auth/oauth").json()["data"] == ["demo"]
+        assert Browser().log_in(provider).status_code == 200
+        assert len(signed_in.get("/auth/identities").json()["data"]) == 1
+        assert signed_in.delete(f"/auth/identities/{identity.pk}").status_code == 204
+
+
 class TestSecrecy:
     """Rows 102, 120 and 122."""
 

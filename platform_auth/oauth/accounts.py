@@ -122,9 +122,7 @@ def unlink(user: Any, identity_id: str, *, request: HttpRequest) -> None:
 
 def _find(provider: OAuthProvider, account: ProviderAccount) -> OAuthIdentity | None:
     digest = OAuthIdentity.digest(account.issuer, account.subject)
-    rows = OAuthIdentity.objects.using(router.db_for_write(OAuthIdentity)).filter(
-        provider=provider, subject_digest=digest
-    )
+    rows = OAuthIdentity.objects.filter(provider=provider, subject_digest=digest)
     return rows.select_related("user__platform_auth_factor").first()
 
 
