@@ -875,6 +875,32 @@ class TestAccounts:
 
         assert [identity.provider.key for identity in OAuthIdentity.objects.filter(user=user)] == ["demo"]
 
+    @pytest.mark.parametrize("linking", ["proven", "unproven"])
+    def test_an_account_that_moved_to_another_address_meanwhile_is_not_linked(
+        self, linking: str, provider: Provider
+    ) -> None:
+        configure(provider, email_linking=linking)
+        user = make_user("person@example.com")
+        seen: list[str] = []
+
+        def move(execute: Any, sql: str, *args: Any) -> Any:
+            # Somebody else's, between the look-up of the address and the transaction that links.
+            if "LOWER(" in sql:
+                seen.append("looked up")
+            elif sql.startswith("SAVEPOINT") and seen and "moved" not in seen:
+                seen.append("moved")
+                type(user).objects.filter(pk=user.pk).update(email="moved@example.com")
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(move):
+            response = Browser().log_in(provider)
+
+        assert "moved" in seen
+        self._refused(response, users=1)
+        user.refresh_from_db()
+        assert user.check_password(PASSWORD)
+        assert not mail.outbox
+
     def test_an_inactive_account_is_not_linked(self, provider: Provider) -> None:
         configure(provider, email_linking="proven")
         make_user("person@example.com", is_active=False)

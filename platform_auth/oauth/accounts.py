@@ -174,6 +174,8 @@ def _link_by_email(
     with transaction.atomic(using=router.db_for_write(OAuthIdentity)):
         if not user_rows.lock(user, active=True):
             raise errors.InvalidCredentials
+        if not user_rows.lock(user, unchanged=(user.get_email_field_name(),)):
+            raise Unclaimed("address of the account changed meanwhile")
         founding = OAuthIdentity.objects.filter(user=user, founded_on_unverified_email=True)
         if founding.exists() or provider.email_linking == OAuthProvider.EmailLinking.UNPROVEN:
             _empty(user)
