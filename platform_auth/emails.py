@@ -61,6 +61,14 @@ NOTICES: dict[str, tuple[str | Promise, str | Promise]] = {
         _("A provider account was linked"),
         _("Your account can now also be opened by logging in at another provider."),
     ),
+    "account_claimed": (
+        _("A provider account was linked, the former ways in were removed"),
+        _(
+            "Somebody logged in at a provider that has verified your e-mail address, and their account there opens "
+            "yours from now on. The former password and the provider accounts linked before no longer do. All devices "
+            "were logged out."
+        ),
+    ),
 }
 """Subject and text of each notice."""
 

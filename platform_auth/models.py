@@ -507,6 +507,9 @@ class OAuthIdentity(models.Model):
     email = models.CharField(_("e-mail address at the provider"), max_length=254, blank=True)
     # The account was created by it, on an address that nobody had verified: it goes when the address's owner comes.
     founded_on_unverified_email = models.BooleanField(default=False, editable=False)
+    # The address that its provider had verified when the account was created, or linked, by it. "": a signed-in user
+    # linked it, which proves no address.
+    verified_email = models.CharField(max_length=254, blank=True, default="", editable=False)
     created_at = models.DateTimeField(_("linked at"), default=timezone.now)
     last_used_at = models.DateTimeField(_("last used at"), null=True, blank=True)
 

@@ -23,7 +23,7 @@ from django.db import DataError, connection
 from django.db.models.signals import post_save
 from django.views.debug import ExceptionReporter
 
-from platform_auth import sessions
+from platform_auth import emails, sessions
 from platform_auth.models import AuthEvent, OAuthIdentity, OAuthProvider, RefreshSession, UsedState
 from tests.conftest import PASSWORD, Api, code_of, make_user
 from tests.oauth import Browser, configure
@@ -825,6 +825,7 @@ class TestAccounts:
         assert RefreshSession.objects.filter(user=user).count() == 2
         (notice,) = mail.outbox
         assert notice.to == [user.email]
+        assert notice.subject.startswith(str(emails.NOTICES["identity_linked"][0]))
 
     def test_an_unproven_address_removes_password_and_sessions(self, provider: Provider, api: Api) -> None:
         """Row 95."""
@@ -842,6 +843,69 @@ class TestAccounts:
         assert api.get("/auth/sessions").status_code == 401
         (notice,) = mail.outbox
         assert notice.to == [user.email]
+        headline, text = emails.NOTICES["account_claimed"]
+        assert notice.subject.startswith(str(headline))
+        assert str(text) in " ".join(notice.body.split())
+
+    def test_it_is_emptied_once(self, provider: Provider) -> None:
+        """Whoever has the address has proven it: two such providers do not throw each other out for ever."""
+        for key in ("a", "b"):
+            configure(provider, key, email_linking="unproven")
+        user = make_user("Person@Example.com")
+        Browser().log_in(provider, key="a")
+        user.refresh_from_db()
+        user.set_password(PASSWORD)
+        user.save()
+
+        for key in ("b", "a", "b"):
+            assert Browser().log_in(provider, key=key).status_code == 200
+
+        user.refresh_from_db()
+        assert user.check_password(PASSWORD)
+        assert OAuthIdentity.objects.filter(user=user).count() == 2
+        assert RefreshSession.objects.filter(user=user).count() == 3
+        claimed, linked = mail.outbox
+        assert claimed.subject.startswith(str(emails.NOTICES["account_claimed"][0]))
+        assert linked.subject.startswith(str(emails.NOTICES["identity_linked"][0]))
+
+    def test_an_account_that_a_verified_address_created_is_proven(self, provider: Provider) -> None:
+        configure(provider, "a", may_create_users=True)
+        configure(provider, "b", email_linking="unproven")
+        Browser().log_in(provider, key="a")
+
+        assert Browser().log_in(provider, key="b").status_code == 200
+
+        assert OAuthIdentity.objects.count() == RefreshSession.objects.count() == 2
+
+    def test_a_new_address_is_to_be_proven_again(self, provider: Provider) -> None:
+        """The user typed it, and it may be somebody else's."""
+        configure(provider, "a", may_create_users=True)
+        configure(provider, "b", email_linking="unproven")
+        provider.claims |= {"sub": "attacker"}
+        Browser().log_in(provider, key="a")
+        get_user_model().objects.update(email="victim@example.com")
+        provider.claims |= {"sub": "victim", "email": "victim@example.com"}
+
+        assert Browser().log_in(provider, key="b").status_code == 200
+
+        assert [identity.subject for identity in OAuthIdentity.objects.all()] == ["victim"]
+        assert [session.provider for session in RefreshSession.objects.all()] == ["b"]
+
+    def test_a_link_of_a_signed_in_user_proves_no_address(
+        self, signed_in: Api, user: Any, provider: Provider
+    ) -> None:
+        """Whoever opened the account on that address links what they like."""
+        configure(provider)
+        configure(provider, "b", email_linking="unproven")
+        provider.claims |= {"email": user.email}
+        url = signed_in.post("/auth/oauth/demo/link", {}).json()["data"]["url"]
+        assert signed_in.get("/auth/oauth/demo/callback", data=provider.authorize(url)).status_code == 204
+
+        assert Browser().log_in(provider, key="b").status_code == 200
+
+        assert [identity.provider.key for identity in OAuthIdentity.objects.all()] == ["b"]
+        user.refresh_from_db()
+        assert not user.has_usable_password()
 
     @pytest.mark.parametrize("linking", ["proven", "unproven"])
     def test_an_account_that_was_founded_on_an_unverified_address_is_cleared_first(

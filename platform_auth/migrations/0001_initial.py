@@ -132,6 +132,7 @@ class Migration(migrations.Migration):
                 ('subject_digest', models.CharField(editable=False, max_length=64)),
                 ('email', models.CharField(blank=True, max_length=254, verbose_name='e-mail address at the provider')),
                 ('founded_on_unverified_email', models.BooleanField(default=False, editable=False)),
+                ('verified_email', models.CharField(blank=True, default='', editable=False, max_length=254)),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='linked at')),
                 ('last_used_at', models.DateTimeField(blank=True, null=True, verbose_name='last used at')),
                 ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='platform_auth_identities', to=settings.AUTH_USER_MODEL, verbose_name='user')),

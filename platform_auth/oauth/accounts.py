@@ -3,7 +3,8 @@
 An identity is found by provider row, issuer and subject, never by what a person can change (ASVS 6.8.1, 10.5.2). An
 address opens an existing account only where the row says so and the provider says, with a boolean, that the address
 is verified; and since whoever registered an address first need not be its owner, what an unproven account had before
-(password, sessions, identities) goes when the owner of the address arrives.
+(password, sessions, identities) goes when the owner of the address arrives. That proves it, once and for all providers,
+for as long as the account keeps the address.
 """
 
 from __future__ import annotations
@@ -176,8 +177,8 @@ def _link_by_email(
             raise errors.InvalidCredentials
         if not user_rows.lock(user, unchanged=(user.get_email_field_name(),)):
             raise Unclaimed("address of the account changed meanwhile")
-        founding = OAuthIdentity.objects.filter(user=user, founded_on_unverified_email=True)
-        if founding.exists() or provider.email_linking == OAuthProvider.EmailLinking.UNPROVEN:
+        is_claimed = _must_be_emptied(user, provider, account)
+        if is_claimed:
             _empty(user)
             events.record(
                 AuthEvent.Kind.SESSION_REVOKED,
@@ -186,10 +187,20 @@ def _link_by_email(
                 reason="linked by e-mail",
             )
         identity = _new(provider, account, user=user)
+        identity.verified_email = account.email
         identity.save(force_insert=True)
         _record_link(identity, request=request)
-    _tell_link(identity, request=request)
+    _tell_link(identity, request=request, notice="account_claimed" if is_claimed else "identity_linked")
     return identity
+
+
+def _must_be_emptied(user: Any, provider: OAuthProvider, account: ProviderAccount) -> bool:
+    """Return whether whoever opened an account need not be the owner of its address, who is here now."""
+    identities = list(OAuthIdentity.objects.filter(user_id=user.pk))
+    if any(identity.founded_on_unverified_email for identity in identities):
+        return True
+    is_proven = any(identity.verified_email.lower() == account.email.lower() for identity in identities)
+    return provider.email_linking == OAuthProvider.EmailLinking.UNPROVEN and not is_proven
 
 
 def _empty(user: Any) -> None:
@@ -222,6 +233,7 @@ def _create(provider: OAuthProvider, account: ProviderAccount, *, request: HttpR
                 user.groups.set(provider.groups.all())
             identity = _new(provider, account, user=user)
             identity.founded_on_unverified_email = not account.email_verified
+            identity.verified_email = account.email if account.email_verified else ""
             identity.save(force_insert=True)
             events.record(
                 AuthEvent.Kind.USER_CREATED, user=user, client=client.of(request), provider=provider.key
@@ -252,8 +264,6 @@ def _record_link(identity: OAuthIdentity, *, request: HttpRequest, session_id: o
     )
 
 
-def _tell_link(identity: OAuthIdentity, *, request: HttpRequest) -> None:
-    emails.send_notice(
-        identity.user, "identity_linked", client=client.of(request), provider=identity.provider.label
-    )
+def _tell_link(identity: OAuthIdentity, *, request: HttpRequest, notice: str = "identity_linked") -> None:
+    emails.send_notice(identity.user, notice, client=client.of(request), provider=identity.provider.label)
     events.announce(signals.identity_linked, user=identity.user, request=request, identity=identity)
