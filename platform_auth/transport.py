@@ -125,7 +125,7 @@ def guard(request: HttpRequest, mode: str) -> None:
         require_same_origin(request)
 
 
-def replaced_token(request: HttpRequest, mode: str) -> str | None:
+def replaced_token(request: HttpRequest, mode: str = Mode.COOKIE) -> str | None:
     """Return the refresh token whose cookie a log-in in this mode replaces."""
     return None if mode == Mode.JSON else request.COOKIES.get(conf.cookie_name("refresh"))
 

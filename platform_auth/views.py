@@ -117,6 +117,7 @@ class OAuthCallbackView(ApiView):
             provider,
             flow.parameters_of(payload.take_query(self.http_request)),
             cookie=transport.read_cookie(self.http_request, conf.cookie_name("flow")),
+            replacing=transport.replaced_token(self.http_request),
             request=self.http_request,
         )
         return transport.respond_to_callback(self.http_request, outcome)
@@ -133,8 +134,13 @@ class OAuthOTPView(ApiView):
     def post(self, request: Request, provider: str) -> Response:
         fields = self.read(serializers.OAuthOTPSerializer)
         transport.require_same_origin(self.http_request)
-        cookie = transport.read_cookie(self.http_request, conf.cookie_name("pending"))
-        grant = flow.finish(provider, cookie=cookie, request=self.http_request, **fields)
+        grant = flow.finish(
+            provider,
+            cookie=transport.read_cookie(self.http_request, conf.cookie_name("pending")),
+            replacing=transport.replaced_token(self.http_request, fields.get("mode", "json")),
+            request=self.http_request,
+            **fields,
+        )
         response = transport.respond(self.http_request, grant)
         transport.keep_pending(response, "")
         return response

@@ -419,6 +419,15 @@ class TestLogIn:
 
         assert RefreshSession.objects.count() == 1
 
+    def test_one_without_cookies_replaces_none(self, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        browser = Browser()
+
+        browser.log_in(provider, redirect="/home")
+        browser.log_in(provider)
+
+        assert RefreshSession.objects.count() == 2
+
     def test_an_ambient_django_log_in_is_ignored(self, provider: Provider) -> None:
         """Row 96."""
         configure(provider, may_create_users=True)

@@ -84,6 +84,21 @@ class TestSecondFactor:
         assert response.cookies["refresh_token"].value
         assert response.cookies["access_token"].value
 
+    @pytest.mark.parametrize(("mode", "sessions"), [("json", 2), ("cookie", 1), ("session", 1)])
+    def test_cookies_replace_the_session_of_the_cookie(
+        self, mode: str, sessions: int, app: Authenticator, user: Any, provider: Provider, settings: Any
+    ) -> None:
+        own = settings.PLATFORM_AUTH
+        browser = Browser()
+        settings.PLATFORM_AUTH = {**own, "OAUTH_SATISFIES_MFA": True}
+        browser.log_in(provider, redirect="/home")
+        settings.PLATFORM_AUTH = own
+        browser.log_in(provider, redirect="/home")
+
+        assert finish(browser, app.code(1), mode=mode).status_code == 200
+
+        assert RefreshSession.objects.count() == sessions
+
     def test_a_recovery_code_will_do(self, signed_in: Api, user: Any, provider: Provider) -> None:
         _app, codes = enrol(signed_in)
         row = configure(provider)

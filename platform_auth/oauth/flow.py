@@ -155,9 +155,17 @@ def begin(
 
 
 @sensitive_variables()
-def complete(key: str, parameters: Mapping[str, str], *, cookie: str | None, request: HttpRequest) -> Outcome:
+def complete(
+    key: str,
+    parameters: Mapping[str, str],
+    *,
+    cookie: str | None,
+    replacing: str | None = None,
+    request: HttpRequest,
+) -> Outcome:
     """Take the browser back from a provider. `parameters`: those of PARAMETERS that came; "" for one that came twice.
 
+    `replacing`: the refresh token in the browser's cookie, whose session ends where the log-in sets that cookie.
     Raises RouteNotFound, or InvalidPayload for a `state` that is missing, foreign, used or expired: then it is not
     known whose flow this is. Whatever is refused later is in the Outcome, with the flow's own redirect.
     """
@@ -177,7 +185,14 @@ def complete(key: str, parameters: Mapping[str, str], *, cookie: str | None, req
             accounts.link(provider, account, session_id=flow.link_session, request=request)
             return Outcome(redirect, rest)
         identity = accounts.identify(provider, account, request=request)
-        return _open(provider, identity, flow=flow, outcome=Outcome(redirect, rest), request=request)
+        return _open(
+            provider,
+            identity,
+            flow=flow,
+            outcome=Outcome(redirect, rest),
+            replacing=replacing,
+            request=request,
+        )
     except Exception as exception:
         refusal = errors.translate(exception)
         if refusal is None:
@@ -187,8 +202,16 @@ def complete(key: str, parameters: Mapping[str, str], *, cookie: str | None, req
 
 
 @sensitive_variables()
-def finish(key: str, *, otp: str, mode: str = Mode.JSON, cookie: str | None, request: HttpRequest) -> Grant:
-    """Finish the log-in that waits in this browser for its one-time password.
+def finish(
+    key: str,
+    *,
+    otp: str,
+    mode: str = Mode.JSON,
+    cookie: str | None,
+    replacing: str | None = None,
+    request: HttpRequest,
+) -> Grant:
+    """Finish the log-in that waits in this browser for its one-time password. `replacing`: as in `sessions.open`.
 
     Raises RouteNotFound, InvalidPayload (none waits, or it was used), InvalidOTP, RequestsExceeded.
     """
@@ -206,7 +229,7 @@ def finish(key: str, *, otp: str, mode: str = Mode.JSON, cookie: str | None, req
         mode=mode,
         amr=(provider.key, "otp"),
         provider=provider.key,
-        replacing=_replaced_token(request, mode),
+        replacing=replacing,
     )
 
 
@@ -235,8 +258,15 @@ def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> 
     return account
 
 
+@sensitive_variables()
 def _open(
-    provider: OAuthProvider, identity: OAuthIdentity, *, flow: Flow, outcome: Outcome, request: HttpRequest
+    provider: OAuthProvider,
+    identity: OAuthIdentity,
+    *,
+    flow: Flow,
+    outcome: Outcome,
+    replacing: str | None,
+    request: HttpRequest,
 ) -> Outcome:
     try:
         grant = sessions.open(
@@ -246,7 +276,7 @@ def _open(
             amr=(provider.key,),
             provider=provider.key,
             factor_satisfied=conf.OAUTH_SATISFIES_MFA,
-            replacing=_replaced_token(request, flow.mode),
+            replacing=None if flow.mode == Mode.JSON else replacing,
         )
     except errors.InvalidOTP as refusal:
         waiting = Pending.of(user=identity.user.pk, identity=identity.pk)
@@ -332,7 +362,3 @@ def _config(provider: OAuthProvider) -> str:
 def _identity_of(pending: Pending, provider: OAuthProvider) -> OAuthIdentity | None:
     rows = OAuthIdentity.objects.filter(pk=pending.identity, user_id=pending.user, provider=provider)
     return rows.select_related("user__platform_auth_factor").first()
-
-
-def _replaced_token(request: HttpRequest, mode: str) -> str | None:
-    return None if mode == Mode.JSON else request.COOKIES.get(conf.cookie_name("refresh"))
