@@ -27,12 +27,16 @@ from ..models import AuthEvent, OAuthIdentity, OAuthProvider, RefreshSession
 from .kinds import ProviderAccount
 
 
-class Unclaimed(errors.InvalidProvider):
-    """No account that this provider account may open; `reason` is for the event, not for the client."""
+class Explained:
+    """What a refusal has whose `reason` is for the event and not for the client."""
 
     def __init__(self, reason: str) -> None:
         super().__init__()
         self.reason = reason
+
+
+class Unclaimed(Explained, errors.InvalidProvider):
+    """No account that this provider account may open."""
 
 
 @contention.retried

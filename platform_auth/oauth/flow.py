@@ -288,20 +288,12 @@ class _Refused(SocialAuthBaseException):
     """The provider or the user refused."""
 
 
-class _ProviderRefused(errors.InvalidCredentials):
-    """A refusal by the provider, or a check of its answer that failed; `reason` is for the event."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__()
-        self.reason = reason
+class _ProviderRefused(accounts.Explained, errors.InvalidCredentials):
+    """A refusal by the provider, or a check of its answer that failed."""
 
 
-class _ProviderUnavailable(errors.ServiceUnavailable):
-    """No answer of the provider that can be read; `reason` is for the event."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__()
-        self.reason = reason
+class _ProviderUnavailable(accounts.Explained, errors.ServiceUnavailable):
+    """No answer of the provider that can be read."""
 
 
 def _refused(error: SocialAuthBaseException) -> _ProviderRefused:
@@ -331,7 +323,7 @@ def _record_refusal(
     provider: OAuthProvider, refusal: errors.PlatformAuthError, *, request: HttpRequest
 ) -> None:
     who = client.of(request)
-    reason = getattr(refusal, "reason", "") or refusal.code.lower()
+    reason = refusal.reason if isinstance(refusal, accounts.Explained) else refusal.code.lower()
     events.record(AuthEvent.Kind.LOGIN_FAILED, client=who, provider=provider.key, reason=reason)
     events.announce(signals.login_failed, user=None, request=request, client=who, email="", reason="provider")
 
