@@ -594,7 +594,10 @@ class TestState:
             browser.start()
 
         with time_machine.travel("2026-01-01T12:10:02Z", tick=False):
-            self._refused(browser.callback(parameters))
+            response = browser.callback(parameters)
+        assert set(response.cookies) == {"oauth_flow"}, "the younger one stays"
+        response.cookies.clear()
+        self._refused(response)
 
     def test_another_providers_state_is_refused(self, provider: Provider) -> None:
         """Row 88."""
@@ -713,6 +716,128 @@ class TestRedirect:
         assert response.status_code == (302 if start else 200)
         assert response.get("Location") == ("http://testserver/home" if start else None)
         assert b"evil" not in response.content
+
+
+class TestFailure:
+    """Contract, section 4: a failure goes to the redirect of the flow, as long as this browser knows the flow."""
+
+    @pytest.fixture
+    def row(self, provider: Provider) -> OAuthProvider:
+        return configure(provider, may_create_users=True)
+
+    @pytest.fixture
+    def browser(self, row: OAuthProvider) -> Browser:
+        return Browser()
+
+    @pytest.fixture
+    def parameters(self, browser: Browser, provider: Provider) -> dict[str, str]:
+        return provider.authorize(browser.start(redirect="/home?a=b")["Location"])
+
+    def _failed(self, response: Any, code: str) -> None:
+        assert response.status_code == 302, response.content
+        assert response["Location"] == f"http://testserver/home?a=b&reason={code}"
+        assert not any(cookie.value for cookie in response.cookies.values())
+
+    @pytest.mark.parametrize("query", ["update", "delete"])
+    def test_a_row_that_is_gone_meanwhile(
+        self, query: str, browser: Browser, parameters: dict[str, str], provider: Provider
+    ) -> None:
+        rows = OAuthProvider.objects.all()
+        rows.delete() if query == "delete" else rows.update(enabled=False)
+
+        self._failed(browser.callback(parameters), "ROUTE_NOT_FOUND")
+
+        assert not provider.calls["/token"]
+        assert AuthEvent.objects.get().reason == "route_not_found"
+
+    def test_a_row_that_is_gone_answers_json_where_there_is_no_redirect(
+        self, browser: Browser, row: OAuthProvider, provider: Provider
+    ) -> None:
+        parameters = provider.authorize(browser.start()["Location"])
+        row.delete()
+
+        response = browser.callback(parameters)
+
+        assert response.status_code == 404
+        assert code_of(response) == "ROUTE_NOT_FOUND"
+
+    def test_a_row_that_was_pointed_elsewhere(
+        self, browser: Browser, parameters: dict[str, str], row: OAuthProvider, provider: Provider
+    ) -> None:
+        row.client_id = "another"
+        row.save()
+
+        self._failed(browser.callback(parameters), "INVALID_PAYLOAD")
+
+        assert not provider.calls["/token"]
+
+    def test_a_row_that_took_its_key(
+        self, browser: Browser, parameters: dict[str, str], row: OAuthProvider, provider: Provider
+    ) -> None:
+        row.delete()
+        configure(provider, may_create_users=True)
+
+        self._failed(browser.callback(parameters), "INVALID_PAYLOAD")
+
+        assert not provider.calls["/token"]
+
+    def test_another_providers_callback(
+        self, browser: Browser, parameters: dict[str, str], provider: Provider
+    ) -> None:
+        """Row 88. The flow is over with it."""
+        configure(provider, "twin", may_create_users=True)
+
+        self._failed(browser.callback(parameters, key="twin"), "INVALID_PAYLOAD")
+
+        assert browser.callback(parameters).status_code == 400
+        assert not provider.calls["/token"]
+        assert not RefreshSession.objects.exists()
+
+    @pytest.mark.parametrize("key", ["nobody", *ODD_KEYS])
+    def test_a_callback_of_nobody(
+        self, key: str, browser: Browser, parameters: dict[str, str], provider: Provider
+    ) -> None:
+        self._failed(browser.callback(parameters, key=key), "ROUTE_NOT_FOUND")
+
+        assert not provider.calls["/token"]
+
+    def test_a_state_that_was_used(
+        self, browser: Browser, parameters: dict[str, str], provider: Provider
+    ) -> None:
+        copy = Browser()
+        copy.client.cookies["oauth_flow"] = browser.client.cookies["oauth_flow"].value
+        assert browser.callback(parameters)["Location"] == "http://testserver/home?a=b"
+
+        self._failed(copy.callback(parameters), "INVALID_PAYLOAD")
+
+        assert provider.calls["/token"] == 1
+        assert RefreshSession.objects.count() == 1
+
+    def test_a_state_that_expired_beside_a_younger_one(
+        self, browser: Browser, row: OAuthProvider, provider: Provider
+    ) -> None:
+        with time_machine.travel("2026-01-01T12:00:00Z", tick=False):
+            old = provider.authorize(browser.start(redirect="/home?a=b")["Location"])
+        with time_machine.travel("2026-01-01T12:09:00Z", tick=False):
+            young = provider.authorize(browser.start()["Location"])
+
+        with time_machine.travel("2026-01-01T12:10:02Z", tick=False):
+            response = browser.callback(old)
+            assert response["Location"] == "http://testserver/home?a=b&reason=INVALID_PAYLOAD"
+            assert not provider.calls["/token"]
+            assert browser.callback(young).status_code == 200
+
+    @pytest.mark.parametrize(("key", "status"), [("demo", 400), ("off", 404), ("nobody", 404)])
+    def test_without_a_known_flow_there_is_nowhere_to_go(
+        self, key: str, status: int, parameters: dict[str, str], provider: Provider
+    ) -> None:
+        configure(provider, "off", enabled=False)
+
+        response = Browser().callback(parameters, key=key)
+
+        assert response.status_code == status
+        assert code_of(response) == {400: "INVALID_PAYLOAD", 404: "ROUTE_NOT_FOUND"}[status]
+        assert not response.cookies
 
 
 class TestAccounts:

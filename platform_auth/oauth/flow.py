@@ -166,20 +166,19 @@ def complete(
     """Take the browser back from a provider. `parameters`: those of PARAMETERS that came; "" for one that came twice.
 
     `replacing`: the refresh token in the browser's cookie, whose session ends where the log-in sets that cookie.
-    Raises RouteNotFound, or InvalidPayload for a `state` that is missing, foreign, used or expired: then it is not
-    known whose flow this is. Whatever is refused later is in the Outcome, with the flow's own redirect.
+    Raises RouteNotFound, or InvalidPayload for a `state` that this browser does not know: then there is nowhere to
+    go. Whatever else is refused is in the Outcome, with the flow's own redirect.
     """
-    provider = find(key)
     flows = flow_state.read_flows(cookie)
-    flow = _flow_of(flows, parameters.get("state", ""), provider)
-    if flow is None or not flow_state.claim(flow.state):
-        raise errors.InvalidPayload(
-            _("This log-in is not known here, or it is over. Start it again."), field="state"
-        )
+    flow = _flow_of(flows, parameters.get("state", ""))
+    if flow is None:
+        find(key)
+        raise _over()
     rest = flow_state.write_flows([other for other in flows if other is not flow])
-    redirect = ""
+    redirect, provider = "", None
     try:
         redirect = redirects.check_redirect(flow.redirect) if flow.redirect else ""
+        provider = _spend(flow, key)
         account = _ask(provider, flow, parameters)
         if flow.link_session:
             accounts.link(provider, account, session_id=flow.link_session, request=request)
@@ -197,7 +196,7 @@ def complete(
         refusal = errors.translate(exception)
         if refusal is None:
             raise
-        _record_refusal(provider, refusal, request=request)
+        _record_refusal(refusal, provider=provider, request=request)
         return Outcome(redirect, rest, refusal=refusal)
 
 
@@ -320,21 +319,39 @@ def _reason(error: Exception) -> str:
 
 
 def _record_refusal(
-    provider: OAuthProvider, refusal: errors.PlatformAuthError, *, request: HttpRequest
+    refusal: errors.PlatformAuthError, *, provider: OAuthProvider | None, request: HttpRequest
 ) -> None:
     who = client.of(request)
+    key = provider.key if provider else ""
     reason = refusal.reason if isinstance(refusal, accounts.Explained) else refusal.code.lower()
-    events.record(AuthEvent.Kind.LOGIN_FAILED, client=who, provider=provider.key, reason=reason)
+    events.record(AuthEvent.Kind.LOGIN_FAILED, client=who, provider=key, reason=reason)
     events.announce(signals.login_failed, user=None, request=request, client=who, email="", reason="provider")
 
 
-def _flow_of(flows: list[Flow], state: str, provider: OAuthProvider) -> Flow | None:
-    """Return the flow of a state, if this row started it and has not been pointed elsewhere since."""
+def _flow_of(flows: list[Flow], state: str) -> Flow | None:
     for flow in flows:
         if secrets.compare_digest(flow.state.encode(), state.encode("utf-8", "replace")):
-            is_own = flow.provider == str(provider.pk) and flow.config == _config(provider)
-            return flow if is_own else None
+            return flow
     return None
+
+
+def _spend(flow: Flow, key: str) -> OAuthProvider:
+    """Return the provider of a flow that came back in time, for the first time, to the row that started it.
+
+    Raises InvalidPayload, also where the row has been pointed elsewhere since; RouteNotFound.
+    """
+    if not flow.is_live or not flow_state.claim(flow.state):
+        raise _over()
+    provider = find(key)
+    if flow.provider != str(provider.pk) or flow.config != _config(provider):
+        raise _over()
+    return provider
+
+
+def _over() -> errors.InvalidPayload:
+    return errors.InvalidPayload(
+        _("This log-in is not known here, or it is over. Start it again."), field="state"
+    )
 
 
 def _config(provider: OAuthProvider) -> str:

@@ -74,19 +74,18 @@ class Pending(NamedTuple):
 
 @sensitive_variables()
 def read_flows(cookie: str | None) -> list[Flow]:
-    """Return the live flows of a cookie, oldest first; none where it is missing, altered or old."""
+    """Return the flows of a cookie, oldest first; none where it is missing, altered or old."""
     rows = _open("oauth:flow", cookie, FLOW_LIFETIME)
     try:
-        flows = [Flow(*row) for row in rows or []]
+        return [Flow(*row) for row in rows or []]
     except TypeError:
         return []
-    return [flow for flow in flows if flow.is_live]
 
 
 @sensitive_variables()
 def write_flows(flows: Sequence[Flow]) -> str:
-    """Return the cookie of the newest flows, as many as a cookie holds; "" for none."""
-    kept = list(flows)[-NEWEST:]
+    """Return the cookie of the newest flows that are live, as many as a cookie holds; "" for none."""
+    kept = [flow for flow in flows if flow.is_live][-NEWEST:]
     while kept:
         cookie = sealing.seal("oauth:flow", json.dumps(kept, separators=(",", ":")))
         if len(cookie) <= MAX_COOKIE or len(kept) == 1:
