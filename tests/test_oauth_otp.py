@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import time_machine
 
-from platform_auth import access_tokens
+from platform_auth import access_tokens, reset_tokens
 from platform_auth.models import OAuthIdentity, RefreshSession
-from tests.conftest import Api, Authenticator, code_of, enrol
+from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol
 from tests.oauth import Browser, configure
 from tests.providers import Provider
 
@@ -182,6 +182,37 @@ class TestSecondFactor:
 
         assert response.status_code == 401
         assert not RefreshSession.objects.exists()
+
+    @pytest.mark.parametrize("way", ["reset", "change", "by an admin"])
+    def test_a_password_set_meanwhile_ends_it(
+        self, way: str, app: Authenticator, user: Any, provider: Provider
+    ) -> None:
+        """Whoever sets a new one because somebody is in throws out who waits at the door, too."""
+        other = Api()
+        if way == "change":
+            other.login(user.email, otp=app.code(1))
+        browser = Browser()
+        browser.log_in(provider)
+        new = "a brand new one 9876"
+        if way == "reset":
+            token = reset_tokens.sign(reset_tokens.issue(user))
+            assert other.post("/auth/password/reset", {"token": token, "password": new}).status_code == 204
+        elif way == "change":
+            body = {"current_password": PASSWORD, "password": new, "otp": app.code(2)}
+            with time_machine.travel(datetime.now(UTC) + timedelta(seconds=30)):
+                assert other.post("/auth/password/change", body).status_code == 204
+        else:
+            user.refresh_from_db()
+            user.set_password(new)
+            user.save()
+
+        with time_machine.travel(datetime.now(UTC) + timedelta(seconds=120)):
+            response = finish(browser, app.code())
+            wrong = finish(browser, app.wrong())
+
+        assert wrong.status_code == 400, "an attempt would be counted"
+        assert response.status_code == 400
+        assert code_of(response) == "INVALID_PAYLOAD"
 
     def test_a_flow_cookie_is_no_pending_log_in(self, app: Authenticator, provider: Provider) -> None:
         browser = Browser()

@@ -278,7 +278,7 @@ def _open(
             replacing=None if flow.mode == Mode.JSON else replacing,
         )
     except errors.InvalidOTP as refusal:
-        waiting = Pending.of(user=identity.user.pk, identity=identity.pk)
+        waiting = Pending.of(identity.user, identity=identity.pk)
         return outcome._replace(refusal=refusal, pending=flow_state.write_pending(waiting))
     return outcome._replace(grant=grant)
 
@@ -369,5 +369,6 @@ def _config(provider: OAuthProvider) -> str:
 
 
 def _identity_of(pending: Pending, provider: OAuthProvider) -> OAuthIdentity | None:
-    rows = OAuthIdentity.objects.filter(pk=pending.identity, user_id=pending.user, provider=provider)
-    return rows.select_related("user__platform_auth_factor").first()
+    rows = OAuthIdentity.objects.filter(pk=pending.identity, provider=provider)
+    identity = rows.select_related("user__platform_auth_factor").first()
+    return identity if identity is not None and pending.is_of(identity.user) else None

@@ -8,6 +8,7 @@ once is decided by the database when it comes back: the first to insert its dige
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import time
 from collections.abc import Sequence
@@ -61,15 +62,27 @@ class Flow(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A log-in whose provider has answered and whose second factor has not. `id` is spent with it."""
+    """A log-in whose provider has answered and whose second factor has not. `id` is spent with it.
+
+    `password` is a digest of the user's password hash: whoever sets a new one ends what was begun before.
+    """
 
     id: str
     user: str
     identity: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"<Pending log-in of user {self.user}>"
 
     @classmethod
-    def of(cls, *, user: object, identity: object) -> Pending:
-        return cls(get_random_string(32), str(user), str(identity))
+    @sensitive_variables()
+    def of(cls, user: Any, *, identity: object) -> Pending:
+        return cls(get_random_string(32), str(user.pk), str(identity), _digest(user.password))
+
+    def is_of(self, user: Any) -> bool:
+        """Return whether it still is this user's, with this password."""
+        return self.user == str(user.pk) and hmac.compare_digest(self.password, _digest(user.password))
 
 
 @sensitive_variables()
