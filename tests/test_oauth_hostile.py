@@ -492,8 +492,8 @@ class TestUnreadable:
             (400, {"error": "invalid_grant"}),
             (401, {"error": "invalid_client"}),
             (400, {"error": "unauthorized_client", "error_description": "<b>x</b>"}),
-            (403, {}),
-            (404, {}),
+            (403, {"error": "a word of its own"}),
+            (404, {"error": {"message": "x"}}),
             (200, {"error": "bad_verification_code"}),
             (200, {"error": {"message": "x", "code": 100}}),
         ],
@@ -507,10 +507,57 @@ class TestUnreadable:
         assert_nothing_happened(response, status=401, code="INVALID_CREDENTIALS")
         assert b"<b>" not in response.content
 
+    @pytest.mark.parametrize(
+        ("path", "status", "body"),
+        [
+            ("/token", 400, b""),
+            ("/token", 403, b"{}"),
+            ("/token", 404, b"<h1>not found</h1>"),
+            ("/token", 404, b'["error"]'),
+            ("/token", 400, b'{"error": ""}'),
+            ("/token", 400, b"[" * 200_000),
+            ("/token", 400, b'{"error": "temporarily_unavailable"}'),
+            ("/token", 400, b'{"error": "server_error"}'),
+            ("/token", 429, b'{"error": "invalid_grant"}'),
+            ("/token", 500, b'{"error": "invalid_grant"}'),
+            ("/jwks", 400, b'{"error": "access_denied"}'),
+            ("/jwks", 401, b'{"error": "invalid_token"}'),
+            ("/jwks", 403, b"{}"),
+            ("/jwks", 404, b"{}"),
+            ("/userinfo", 400, b'{"error": "invalid_request"}'),
+            ("/userinfo", 404, b"{}"),
+            ("/userinfo", 429, b"{}"),
+        ],
+    )
+    def test_what_refuses_nobody_is_unavailable(
+        self, path: str, status: int, body: bytes, provider: Provider
+    ) -> None:
+        configure(provider, may_create_users=True)
+        provider.raw[path] = answer(body, status=status)
+
+        assert_nothing_happened(Browser().log_in(provider), status=503, code="SERVICE_UNAVAILABLE")
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+    @pytest.mark.parametrize("body", [b"{}", b'{"error": "access_denied"}'])
+    def test_a_discovery_that_is_gone_meanwhile_is_unavailable(
+        self, body: bytes, status: int, provider: Provider
+    ) -> None:
+        row = configure(provider, may_create_users=True)
+        browser = Browser()
+        parameters = provider.authorize(browser.start()["Location"])
+        row.save()
+        provider.raw["/.well-known/openid-configuration"] = answer(body, status=status)
+
+        assert_nothing_happened(browser.callback(parameters), status=503, code="SERVICE_UNAVAILABLE")
+        assert not provider.calls["/token"]
+
     @pytest.mark.parametrize("status", [401, 403])
-    def test_a_refused_access_token_is_a_refusal(self, status: int, provider: Provider) -> None:
+    @pytest.mark.parametrize(
+        "body", [b'{"error": "invalid_token"}', b"", b"[" * 200_000, b'{"error": "server_error"}']
+    )
+    def test_a_refused_access_token_is_a_refusal(self, body: bytes, status: int, provider: Provider) -> None:
         configure(provider)
-        provider.raw["/userinfo"] = answer(b'{"error": "invalid_token"}', status=status)
+        provider.raw["/userinfo"] = answer(body, status=status)
 
         assert_nothing_happened(Browser().log_in(provider), status=401, code="INVALID_CREDENTIALS")
 

@@ -44,7 +44,8 @@ PARAMETERS = ("code", "state", "iss", "error")
 RESERVED_KEYS = frozenset({"pwd", "otp", "mfa"})
 """What a provider cannot be called: in `amr` it would stand for something else."""
 
-_UNREACHABLE_CODES = frozenset({"connection_failed", "timeout", "tls_error", "unavailable", "rate_limited"})
+_UNREACHABLE_CODES = frozenset({"connection_failed", "unavailable", "rate_limited"})
+"""Of python-social-auth: nobody answered; `error: server_error` or `temporarily_unavailable`; too many requests."""
 
 
 class Begun(NamedTuple):
@@ -243,7 +244,7 @@ def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> 
             raise _Refused(None, "error" if "error" in parameters else "no code")
         account = cast(ProviderAccount, backend.complete(user=None))
     except AuthProviderError as error:
-        is_refusal = error.code not in _UNREACHABLE_CODES and (error.status_code or 400) < 500
+        is_refusal = error.code not in _UNREACHABLE_CODES
         raise _refused(error) if is_refusal else _unavailable(provider, error) from None
     except AuthResponseError as error:
         raise (

@@ -170,7 +170,13 @@ class RowBackend(BaseOAuth2PKCE[str]):
             raise AuthProviderError(
                 self, "a redirect, which is not followed", code="connection_failed", stage=stage
             )
-        raise http_error(self, requests.HTTPError(response=response), stage=stage) from None
+        # The token endpoint refuses by an object with an `error` (RFC 6749, 5.2), UserInfo by its status (RFC 6750,
+        # 3.1). Whatever else it says, something is wrong over there.
+        if stage == "token_exchange" and _is_oauth_error(response):
+            raise http_error(self, requests.HTTPError(response=response), stage=stage) from None
+        is_refusal = stage == "user_info" and response.status_code in (401, 403)
+        code = "http_error" if is_refusal else "connection_failed"
+        raise AuthProviderError(self, f"status {response.status_code}", code=code, stage=stage)
 
     @sensitive_variables()
     def do_auth(self, access_token: str, *args: Any, **kwargs: Any) -> Any:
@@ -596,6 +602,16 @@ def _usable(keys: list[dict[str, Any]], algorithm: str, kid: object) -> list[Any
 def usable_keys(keys: list[dict[str, Any]]) -> int:
     """Return how many keys of a set can verify anything that is taken."""
     return sum(len(_usable([key], algorithm, None)[:1]) for key in keys for algorithm in ALGORITHMS)
+
+
+def _is_oauth_error(response: requests.Response) -> bool:
+    if response.status_code == 429 or response.status_code >= 500:
+        return False
+    try:
+        document = response.json()
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and bool(document.get("error"))
 
 
 def _is_for(client_id: str, audience: object) -> bool:
