@@ -586,6 +586,35 @@ class TestState:
         with time_machine.travel("2026-01-01T12:10:02Z", tick=False):
             self._refused(browser.callback(parameters))
 
+    @pytest.mark.parametrize("later", [596, 597, 598, 599, 600, 601])
+    def test_an_expired_state_is_refused_however_slow_the_start_was(
+        self, later: int, provider: Provider, clock: Any
+    ) -> None:
+        def slow(document: Any) -> Any:
+            clock.shift(4)
+            return document
+
+        provider.change_discovery = slow
+        browser = Browser()
+        parameters = provider.authorize(browser.start()["Location"])
+        clock.shift(later - 4)
+
+        response = browser.callback(parameters)
+
+        if later < 600:
+            self.expected_calls = 1
+            assert response.status_code == 200
+        else:
+            self._refused(response)
+
+    def test_a_clock_that_went_back_ends_it(self, provider: Provider) -> None:
+        browser = Browser()
+        with time_machine.travel("2026-01-01T12:00:00Z", tick=False):
+            parameters = provider.authorize(browser.start()["Location"])
+
+        with time_machine.travel("2026-01-01T11:59:59Z", tick=False):
+            self._refused(browser.callback(parameters))
+
     def test_an_old_flow_is_not_kept_alive_by_a_younger_one(self, provider: Provider) -> None:
         browser = Browser()
         with time_machine.travel("2026-01-01T12:00:00Z", tick=False):

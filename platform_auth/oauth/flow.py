@@ -25,6 +25,7 @@ from django.views.decorators.debug import sensitive_variables
 from social_core.exceptions import (
     AuthProviderError,
     AuthResponseError,
+    AuthSessionError,
     SocialAuthBaseException,
 )
 
@@ -137,6 +138,8 @@ def begin(
     if redirect and mode == Mode.JSON:
         raise errors.InvalidPayload(_("Tokens do not travel in a URL: use cookie or session."), field="mode")
     backend = kinds.BACKENDS[provider.kind](provider)
+    # Before the provider is asked anything: python-social-auth's own time of the state starts then, too.
+    started_at = int(time.time())
     try:
         url = backend.start()
         backend.check_configuration()
@@ -146,7 +149,7 @@ def begin(
         state=backend.transaction["state"],
         provider=str(provider.pk),
         config=_config(provider),
-        started_at=int(time.time()),
+        started_at=started_at,
         transaction=backend.transaction,
         mode=mode or (Mode.SESSION if redirect else Mode.JSON),
         redirect=redirect or "",
@@ -235,7 +238,7 @@ def finish(
 
 @sensitive_variables()
 def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> ProviderAccount:
-    """Let the provider say who it is. Raises InvalidCredentials, ServiceUnavailable."""
+    """Let the provider say who it is. Raises InvalidCredentials, ServiceUnavailable, InvalidPayload."""
     data = {"code": parameters.get("code", ""), "state": flow.state}
     backend = kinds.BACKENDS[provider.kind](provider, data=data, transaction=flow.transaction)
     try:
@@ -250,6 +253,9 @@ def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> 
         raise (
             _unavailable(provider, error) if error.code == "malformed_response" else _refused(error)
         ) from None
+    except AuthSessionError:
+        # The state again, and it had passed: a clock that went back.
+        raise _over() from None
     except SocialAuthBaseException as error:
         raise _refused(error) from None
     except Exception as error:
