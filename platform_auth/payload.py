@@ -39,10 +39,15 @@ def _validated(serializer: Serializer[Any]) -> dict[str, Any]:
 
 def read_query(request: HttpRequest, shape: type[Serializer[Any]]) -> dict[str, Any]:
     """Return the query as the validated fields of a shape. Raises InvalidPayload, also for a field that came twice."""
-    repeated = [name for name in shape().fields if len(request.GET.getlist(str(name))) > 1]
-    if repeated:
-        raise errors.InvalidPayload.of_fields((str(name), _("Send this once.")) for name in repeated)
+    require_single(request.GET, *map(str, shape().fields))
     return _validated(shape(data=request.GET.dict()))
+
+
+def require_single(query: QueryDict, *names: str) -> None:
+    """Raise InvalidPayload for those of these fields that came twice."""
+    repeated = [name for name in names if len(query.getlist(name)) > 1]
+    if repeated:
+        raise errors.InvalidPayload.of_fields((name, _("Send this once.")) for name in repeated)
 
 
 def take_query(request: HttpRequest) -> QueryDict:

@@ -103,6 +103,7 @@ class OAuthListView(OAuthStartView):
     """GET /auth/oauth: the keys of the enabled providers; with ?provider={provider} the start of one."""
 
     def get(self, request: Request, provider: str = "") -> HttpResponseBase:
+        payload.require_single(request.GET, "provider")
         if "provider" in request.GET:
             return super().get(request, request.GET["provider"])
         return Response({"public": True, "data": [row.key for row in flow.providers()]})

@@ -253,6 +253,17 @@ class TestStart:
         assert code_of(response) == "INVALID_PAYLOAD"
         assert not response.cookies
 
+    @pytest.mark.parametrize("query", ["provider=demo&provider=twin", "provider=demo&provider=demo"])
+    def test_two_providers_are_none(self, query: str, provider: Provider) -> None:
+        configure(provider)
+        configure(provider, "twin")
+
+        response = Browser().get(f"/auth/oauth?{query}")
+
+        assert response.status_code == 400
+        assert response.json()["errors"][0]["extensions"]["field"] == "provider"
+        assert not response.cookies
+
     def test_an_access_token_that_comes_along_is_not_read(self, provider: Provider) -> None:
         configure(provider)
 
