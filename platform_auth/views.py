@@ -112,6 +112,9 @@ class OAuthListView(OAuthStartView):
 class OAuthCallbackView(ApiView):
     """GET or POST /auth/oauth/{provider}/callback: take the browser back."""
 
+    # No HEAD: what only looks at the link (a mail scanner, a preview) must not spend it.
+    http_method_names = ["get", "post"]
+
     @method_decorator(sensitive_variables())
     def get(self, request: Request, provider: str) -> HttpResponseBase:
         outcome = flow.complete(

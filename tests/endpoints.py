@@ -32,8 +32,9 @@ class Endpoint(NamedTuple):
     @property
     def methods(self) -> set[str]:
         """What the view offers, in capitals."""
-        offered = {name.upper() for name in self.view.http_method_names if hasattr(self.view, name)}
-        return (offered | {"HEAD"} if "GET" in offered else offered) - {"OPTIONS"}
+        names = {*self.view.http_method_names} - {"options"}
+        # Django answers HEAD by `get`.
+        return {name.upper() for name in names if hasattr(self.view, "get" if name == "head" else name)}
 
     @property
     def is_page(self) -> bool:

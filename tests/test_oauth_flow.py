@@ -393,6 +393,20 @@ class TestLogIn:
         assert dict(parse_qsl(query)) == parameters
         assert browser.get(posted["Location"]).status_code == 200
 
+    @pytest.mark.parametrize("method", ["head", "put", "patch", "delete", "options"])
+    def test_another_method_spends_nothing(self, method: str, provider: Provider) -> None:
+        configure(provider, may_create_users=True)
+        browser = Browser()
+        parameters = provider.authorize(browser.start()["Location"])
+
+        response = getattr(browser.client, method)(f"/auth/oauth/demo/callback?{urlencode(parameters)}")
+
+        assert response.status_code == 405
+        assert response["Allow"] == "GET, POST"
+        assert not response.cookies
+        assert not UsedState.objects.exists()
+        assert browser.callback(parameters).status_code == 200
+
     def test_the_form_post_takes_forms_only(self, api: Api, provider: Provider) -> None:
         configure(provider)
 
