@@ -275,7 +275,8 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
             algorithm = str(header.get("alg"))
             if algorithm not in ALGORITHMS or "crit" in header or header.get("b64") is False:
                 raise jwt.InvalidAlgorithmError("not an algorithm that is taken")
-            key = self._verifying_key(id_token, algorithm, header.get("kid"))
+            key, signed = self._verified(id_token, algorithm, header.get("kid"))
+            self._check_times(signed)
             claims: dict[str, Any] = jwt.decode(
                 id_token,
                 key,
@@ -292,25 +293,28 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
             raise AuthResponseError(self, claim="at_hash", code="invalid_claim", stage="token_validation")
         return claims
 
-    def _verifying_key(self, id_token: str, algorithm: str, kid: object) -> Any:
-        """Return the key of the issuer that verifies a token; fetched anew, once, where none does."""
+    def _verified(self, id_token: str, algorithm: str, kid: object) -> tuple[Any, dict[str, Any]]:
+        """Return the key of the issuer that verifies a token, and its claims; fetched anew, once, where none does."""
         for is_last in (False, True):
             for key in _usable(self.get_jwks_keys(), algorithm, kid):
                 try:
-                    jwt.decode(id_token, key, algorithms=[algorithm], options=_SIGNATURE_ONLY)
+                    return key, jwt.decode(id_token, key, algorithms=[algorithm], options=_SIGNATURE_ONLY)
                 except jwt.PyJWTError:
                     continue
-                return key
             if not is_last and not _keys.drop(self.provider):
                 break
         raise jwt.InvalidSignatureError("no key of this issuer verifies the token")
 
+    def _check_times(self, claims: dict[str, Any]) -> None:
+        """Refuse a time that is no JSON number: PyJWT takes what `int` takes, texts and booleans (RFC 7519, 2)."""
+        for name in ("exp", "iat", "nbf"):
+            value = claims.get(name, 0)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**53:
+                raise AuthResponseError(self, claim=name, code="invalid_claim", stage="token_validation")
+
     def validate_temporal_claims(self, id_token: Any) -> None:
         """PyJWT has judged exp, nbf and iat against the future; an old token is refused as well."""
-        issued_at = id_token["iat"]
-        if isinstance(issued_at, bool) or not isinstance(issued_at, (int, float)):
-            raise AuthResponseError(self, claim="iat", code="invalid_claim", stage="token_validation")
-        if time.time() > issued_at + self.ID_TOKEN_MAX_AGE + SKEW:
+        if time.time() > id_token["iat"] + self.ID_TOKEN_MAX_AGE + SKEW:
             raise AuthResponseError(self, claim="iat", code="response_expired", stage="token_validation")
 
     def validate_claims(self, id_token: Any) -> None:
