@@ -744,11 +744,16 @@ class TestTwoProviders:
         assert not provider.calls["/token"]
         assert not other.calls["/token"]
 
-    def test_an_edited_row_is_fetched_anew(self, provider: Provider, other: Provider) -> None:
+    @pytest.mark.parametrize("way", ["save", "update"])
+    def test_an_edited_row_is_fetched_anew(self, way: str, provider: Provider, other: Provider) -> None:
         row = configure(provider, may_create_users=True)
         assert Browser().log_in(provider).status_code == 200
-        row.issuer = other.issuer
-        row.save()
+        if way == "save":
+            row.issuer = other.issuer
+            row.save()
+        else:
+            # Which leaves `updated_at` as it is.
+            OAuthProvider.objects.update(issuer=other.issuer)
 
         assert Browser().log_in(other).status_code == 200
 

@@ -10,7 +10,6 @@ anything that came along is believed and before a code is sent anywhere (ASVS 10
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import time
@@ -148,7 +147,7 @@ def begin(
     begun = Flow(
         state=backend.transaction["state"],
         provider=str(provider.pk),
-        config=_config(provider),
+        config=kinds.config_of(provider),
         started_at=started_at,
         transaction=backend.transaction,
         mode=mode or (Mode.SESSION if redirect else Mode.JSON),
@@ -350,7 +349,7 @@ def _spend(flow: Flow, key: str) -> OAuthProvider:
     if not flow.is_live or not flow_state.claim(flow.state):
         raise _over()
     provider = find(key)
-    if flow.provider != str(provider.pk) or flow.config != _config(provider):
+    if flow.provider != str(provider.pk) or flow.config != kinds.config_of(provider):
         raise _over()
     return provider
 
@@ -359,20 +358,6 @@ def _over() -> errors.InvalidPayload:
     return errors.InvalidPayload(
         _("This log-in is not known here, or it is over. Start it again."), field="state"
     )
-
-
-def _config(provider: OAuthProvider) -> str:
-    """Return a digest of what decides whom a flow talks to, so that a code never goes to another server."""
-    facts = (
-        provider.kind,
-        provider.client_id,
-        provider.issuer,
-        provider.tenant,
-        provider.authorization_url,
-        provider.token_url,
-        provider.userinfo_url,
-    )
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def _identity_of(pending: Pending, provider: OAuthProvider) -> OAuthIdentity | None:

@@ -546,6 +546,20 @@ def callback_url(provider: OAuthProvider) -> str:
     return f"{redirects.origin_of(redirects.public_url())}{path}"
 
 
+def config_of(provider: OAuthProvider) -> str:
+    """Return a digest of what decides whom a row talks to, so that a code never goes to another server."""
+    facts = (
+        provider.kind,
+        provider.client_id,
+        provider.issuer,
+        provider.tenant,
+        provider.authorization_url,
+        provider.token_url,
+        provider.userinfo_url,
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
 def usable_address(email: object) -> str:
     """Return an address that an account may have, or "": ASCII only, since look-alikes are another's address."""
     if not isinstance(email, str) or len(email) > 254 or not email.isascii():
@@ -630,7 +644,10 @@ def _field(profile: Mapping[str, Any], path: str) -> Any:
 
 
 class _Cache:
-    """What was fetched for a row, by its id and the time of its last change, so that rows share nothing."""
+    """What was fetched for a row, by its id, so that rows share nothing; fetched anew where the row has changed.
+
+    By the time of the change and by what it decides: an update by a queryset leaves the time as it is.
+    """
 
     REFETCH_AFTER = 5
     """Seconds for which what was just fetched is not fetched again."""
@@ -639,11 +656,12 @@ class _Cache:
         self._kept: dict[Any, tuple[Any, float, Any]] = {}
 
     def get(self, provider: OAuthProvider, fetch: Any) -> Any:
+        row = (provider.updated_at, config_of(provider))
         kept = self._kept.get(provider.pk)
-        if kept and kept[0] == provider.updated_at and 0 <= time.time() - kept[1] < CACHED_FOR:
+        if kept and kept[0] == row and 0 <= time.time() - kept[1] < CACHED_FOR:
             return kept[2]
         value = fetch()
-        self._kept[provider.pk] = (provider.updated_at, time.time(), value)
+        self._kept[provider.pk] = (row, time.time(), value)
         return value
 
     def drop(self, provider: OAuthProvider) -> bool:
