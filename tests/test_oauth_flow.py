@@ -453,6 +453,16 @@ class TestLogIn:
 
         assert RefreshSession.objects.count() == 2
 
+    def test_a_host_without_any_middleware_will_do(self, provider: Provider, settings: Any) -> None:
+        """No session of Django's, no CSRF middleware, no log-in by cookie: a host that is an API alone."""
+        settings.MIDDLEWARE = []
+        configure(provider, may_create_users=True)
+        browser = Browser()
+
+        assert browser.log_in(provider, redirect="/home")["Location"] == "http://testserver/home"
+        assert Browser().log_in(provider).status_code == 200
+        assert browser.get("/auth/sessions").status_code == 200
+
     def test_an_ambient_django_log_in_is_ignored(self, provider: Provider) -> None:
         """Row 96."""
         configure(provider, may_create_users=True)

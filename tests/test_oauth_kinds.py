@@ -77,6 +77,47 @@ class TestAll:
         assert backend.oidc_config_url() == f"{issuer}/.well-known/openid-configuration"
 
 
+class TestByDiscovery:
+    """The kinds that are OpenID Connect at an address of their own, from start to end."""
+
+    @pytest.fixture(params=["google", "gitlab", "slack"])
+    def row(self, request: Any, provider: Provider, monkeypatch: Any) -> OAuthProvider:
+        if request.param != "gitlab":
+            monkeypatch.setattr(kinds.BACKENDS[request.param], "ISSUER", provider.issuer)
+        issuer = provider.issuer if request.param == "gitlab" else "https://not-read.example"
+        return configure(provider, kind=request.param, issuer=issuer, may_create_users=True)
+
+    @pytest.mark.parametrize("methods", [["client_secret_basic"], ["client_secret_post"], None])
+    def test_logs_in(self, methods: list[str] | None, row: OAuthProvider, provider: Provider) -> None:
+        provider.change_discovery = lambda document: {
+            name: value
+            for name, value in {**document, "token_endpoint_auth_methods_supported": methods}.items()
+            if value is not None
+        }
+
+        identity = identity_after(provider)
+
+        assert (identity.issuer, identity.subject) == (provider.issuer, "subject-1")
+        assert identity.verified_email == identity.user.email == "person@example.com"
+        assert identity.provider == row
+
+    @pytest.mark.parametrize("verified", [False, None, "true"])
+    def test_an_address_counts_where_it_says_that_it_is_verified(
+        self, verified: Any, row: OAuthProvider, provider: Provider
+    ) -> None:
+        provider.claims["email_verified"] = verified
+
+        identity = identity_after(provider)
+
+        assert identity.founded_on_unverified_email
+        assert identity.verified_email == ""
+
+    def test_a_token_of_another_issuer_is_refused(self, row: OAuthProvider, provider: Provider) -> None:
+        provider.change_claims = lambda claims: {**claims, "iss": "https://evil.example"}
+
+        assert code_of(Browser().log_in(provider)) == "INVALID_CREDENTIALS"
+
+
 class TestGitHub:
     @pytest.fixture(autouse=True)
     def _stand_in(self, provider: Provider, monkeypatch: Any) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.db import connection
 
 from platform_auth.models import OAuthIdentity, RefreshSession
 from tests.conftest import Api, enrol
@@ -22,6 +28,91 @@ def copies(browser: Browser, count: int) -> list[Browser]:
     for copy in made:
         copy.client.cookies = browser.client.cookies.copy()
     return made
+
+
+WORKER = """
+import sys
+import django
+django.setup()
+from django.conf import settings
+from django.test import Client
+settings.DEBUG = True
+settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "OAUTH_PRIVATE_HOSTS": ["127.0.0.1"]}
+for path in sys.stdin:
+    response = Client().get(path.strip())
+    print(response.status_code, response.get("Location") or response.json(), flush=True)
+"""
+
+
+class Worker:
+    """Another process of the site, over the database of the test, with caches of its own."""
+
+    def __init__(self) -> None:
+        settings = {
+            "DJANGO_SETTINGS_MODULE": "tests.crash_settings",
+            "CRASH_DATABASE": str(connection.settings_dict["NAME"]),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", WORKER],
+            cwd=Path(__file__).parent.parent, env={**os.environ, **settings},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return the status of a GET, and where it leads or what it says."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(path, file=self.process.stdin, flush=True)
+        status, _blank, rest = self.process.stdout.readline().partition(" ")
+        return int(status), rest.strip()
+
+    def stop(self) -> None:
+        self.process.communicate(timeout=30)
+
+
+class TestSecondProcess:
+    """Row 89: what an admin changes in one process acts at once in all."""
+
+    @pytest.fixture
+    def worker(self) -> Iterator[Worker]:
+        running = Worker()
+        yield running
+        running.stop()
+
+    @pytest.fixture
+    def other(self) -> Iterator[Provider]:
+        running = Provider()
+        yield running
+        running.stop()
+
+    def test_an_edit_acts_at_once(self, worker: Worker, provider: Provider, other: Provider) -> None:
+        row = configure(provider)
+        for _ in range(2):
+            status, location = worker.get("/auth/oauth/demo")
+            assert (status, location.partition("?")[0]) == (302, f"{provider.issuer}/authorize")
+        assert provider.calls["/.well-known/openid-configuration"] == 1, "the worker keeps it"
+
+        row.issuer, row.client_id = other.issuer, "client-2"
+        row.save()
+
+        status, location = worker.get("/auth/oauth/demo")
+        assert (status, location.partition("?")[0]) == (302, f"{other.issuer}/authorize")
+        assert "client_id=client-2" in location
+        assert provider.calls["/.well-known/openid-configuration"] == 1
+
+    @pytest.mark.parametrize("way", ["disable", "delete"])
+    def test_so_does_its_end(self, way: str, worker: Worker, provider: Provider) -> None:
+        row = configure(provider)
+        assert worker.get("/auth/oauth/demo")[0] == 302
+
+        if way == "disable":
+            row.enabled = False
+            row.save()
+        else:
+            row.delete()
+
+        assert worker.get("/auth/oauth/demo")[0] == 404
+        assert worker.get("/auth/oauth") == (200, "{'public': True, 'data': []}")
 
 
 class TestAtOnce:
