@@ -7,8 +7,9 @@ RowBackend              every kind: from a row, PKCE S256, our transport, an acc
     PlainOAuth2         any server by its three URLs
 
 What python-social-auth leaves open and is closed here: the issuer of a discovery document and of an authorization
-response (RFC 9207), a UserInfo without `sub`, EdDSA with `at_hash`, algorithms beside RS256, caches that are shared
-by rows of one class.
+response (RFC 9207), a UserInfo without `sub` or of another issuer or client, times that are texts, EdDSA with
+`at_hash`, algorithms beside RS256, the encoding of the URL that a flow starts at, caches that are shared by rows of
+one class.
 """
 
 from __future__ import annotations
