@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,8 +22,9 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from . import client, errors, events
+from . import client, credentials, events
 from .account_admin import UserInlines as UserInlines
+from .account_admin import is_hidden
 from .models import AuthEvent, OAuthIdentity, OAuthProvider
 from .oauth import flow, http, kinds, probe
 
@@ -41,7 +41,6 @@ else:
 HARMLESS_FIELDS = ("label", "icon", "order", "enabled")
 """What a provider's editor may change without the permission for the rest."""
 SECRET_FIELDS = ("client_secret", "private_key")
-RECENT = timedelta(minutes=10)
 
 Kind = OAuthProvider.Kind
 
@@ -175,13 +174,13 @@ class OAuthProviderForm(ProviderModelForm):
     def _check_person(self, password: str) -> None:
         """Let the admin show again who they are; counted by the limits of log-in."""
         user: Any = self.request.user
-        if not user.has_usable_password() and user.last_login and timezone.now() - user.last_login < RECENT:
+        if (
+            not user.has_usable_password()
+            and user.last_login
+            and timezone.now() - user.last_login < credentials.RECENT
+        ):
             return
-        try:
-            found = password and authenticate(self.request, username=user.get_username(), password=password)
-        except errors.RequestsExceeded as limited:
-            self.add_error("own_password", str(limited.default_detail))
-            return
+        found = password and authenticate(self.request, username=user.get_username(), password=password)
         if not found or found.pk != user.pk:
             self.add_error("own_password", _("Enter your own password to change this."))
 
@@ -259,6 +258,9 @@ class OAuthProviderAdmin(ProviderModelAdmin):
     def may_point_elsewhere(self, request: HttpRequest) -> bool:
         """Return whether a user may change whom a provider talks to and lets in."""
         return request.user.has_perm("platform_auth.change_provider_secrets")
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        return not is_hidden(self.opts, lookup) and super().lookup_allowed(lookup, value, request)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return super().has_add_permission(request) and self.may_point_elsewhere(request)

@@ -218,6 +218,8 @@ class TestReadOnly:
             ("passwordresettoken", "fingerprint__startswith=a"),
             ("totpfactor", "sealed_secret__startswith=v1"),
             ("authevent", "network__startswith=1"),
+            ("oauthprovider", "sealed_secret__startswith=v1"),
+            ("oauthprovider", "sealed_private_key__gt=v1"),
         ],
     )
     def test_no_list_is_searched_by_what_no_page_shows(self, model: str, lookup: str) -> None:
