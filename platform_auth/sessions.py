@@ -127,14 +127,11 @@ def rotate(
     # Counted once a request, however often a race makes it try.
     count = functools.cache(functools.partial(_take_refresh, request=request))
     try:
-        grant, rotated = _rotate(presented, mode=mode, from_cookie=from_cookie, request=request, count=count)
+        return _rotate(presented, mode=mode, from_cookie=from_cookie, request=request, count=count)
     except errors.PlatformAuthError as refusal:
         # A cookie beside the body's token may belong to another session.
         refusal.session_over &= from_cookie
         raise
-    if rotated:
-        events.announce(signals.refreshed, user=grant.session.user, request=request, session=grant.session)
-    return grant
 
 
 @sensitive_variables()
@@ -244,7 +241,7 @@ def _rotate(
     from_cookie: bool,
     request: HttpRequest | None,
     count: Callable[[RefreshSession], None],
-) -> tuple[Grant, bool]:
+) -> Grant:
     now = timezone.now()
     for _attempt in range(_ATTEMPTS):
         session = RefreshSession.objects.with_user().filter(key=presented.key).first()
@@ -266,12 +263,10 @@ def _rotate(
             grant = _advance(session, presented, mode=travels, request=request, now=now)
             if grant is None:
                 continue
-            return grant, True
-        return (
-            _answer_spent(
-                session, presented, mode=mode, from_cookie=from_cookie, request=request, count=count, now=now
-            ),
-            False,
+            events.announce(signals.refreshed, user=session.user, request=request, session=session)
+            return grant
+        return _answer_spent(
+            session, presented, mode=mode, from_cookie=from_cookie, request=request, count=count, now=now
         )
     raise errors.ServiceUnavailable
 
