@@ -280,7 +280,7 @@ def _advance(
     request: HttpRequest | None,
     now: datetime,
 ) -> Grant | None:
-    """Rotate by one conditional UPDATE; None where somebody was first.
+    """Rotate by one conditional UPDATE; None where somebody was first, or a factor was turned on or off meanwhile.
 
     Everything that can fail, such as signing, comes before it: a refresh that fails consumes nothing.
     """
@@ -297,7 +297,8 @@ def _advance(
         "ip_address": who.address,
         "user_agent": who.user_agent,
     }
-    unspent = RefreshSession.objects.filter(pk=session.pk, digest=session.digest)
+    as_read = {name: getattr(session, name) for name in ("digest", "tfa_required", "amr")}
+    unspent = RefreshSession.objects.filter(pk=session.pk, **as_read)
     for name, value in changes.items():
         setattr(session, name, value)
     grant = _grant(session, successor, mode=mode, now=now)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from django.db import connections
+from django.db import connection, connections, models
 
 T = TypeVar("T")
 
@@ -42,3 +43,22 @@ def together(*acts: Callable[[], T]) -> list[T]:
 
 def statuses(responses: Sequence[Any]) -> list[int]:
     return sorted(response.status_code for response in responses)
+
+
+@contextmanager
+def meanwhile(act: Callable[[], Any], *, after: str, of: type[models.Model]) -> Iterator[None]:
+    """Let something happen once, right after the first statement of a kind ("UPDATE") on a model's table.
+
+    The same race as with a second caller, every time.
+    """
+    waiting = [act]
+
+    def execute_and_act(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        result = execute(sql, params, many, context)
+        if waiting and sql.startswith(after) and of._meta.db_table in sql:
+            waiting.pop()()
+        return result
+
+    with connection.execute_wrapper(execute_and_act):
+        yield
+    assert not waiting, "there was no such statement"

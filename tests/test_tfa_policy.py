@@ -15,6 +15,7 @@ from platform_auth import api as endpoints
 from platform_auth import mfa, sessions
 from platform_auth.models import RefreshSession, TOTPFactor
 from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol, make_user
+from tests.racing import meanwhile
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("clock")]
 
@@ -248,6 +249,54 @@ class TestWithoutTheFactorAgain:
 
         assert not TOTPFactor.objects.exists()
         assert_required(inside.get("/api/whoami"))
+
+
+class TestBesideAChangeOfTheFactor:
+    """A refresh or log-in under way when the factor comes or goes: what it read before does not stand."""
+
+    def test_a_refresh_beside_its_removal_stays_closed(self, inside: Api, bound: Any) -> None:
+        enrol(inside)
+
+        with meanwhile(lambda: mfa.reset_by_admin(bound), after="SELECT", of=TOTPFactor):
+            inside.refreshed()
+
+        assert RefreshSession.objects.get().tfa_required is True
+        assert claims(inside)["tfa_required"] is True
+        assert_required(inside.get("/api/whoami"))
+
+    def test_a_refresh_beside_its_set_up_is_open(self, inside: Api) -> None:
+        other_tab = Api()
+        other_tab.access_token = inside.access_token
+
+        with meanwhile(lambda: enrol(other_tab), after="SELECT", of=TOTPFactor):
+            inside.refreshed()
+
+        assert RefreshSession.objects.get().tfa_required is False
+        assert "tfa_required" not in claims(inside)
+        assert inside.get("/api/whoami").status_code == 200
+
+    def test_the_new_token_says_that_the_factor_was_shown(self, signed_in: Api) -> None:
+        """Without a policy too: the token and the row never disagree."""
+        other_tab = Api()
+        other_tab.access_token = signed_in.access_token
+
+        with meanwhile(lambda: enrol(other_tab), after="SELECT", of=RefreshSession):
+            signed_in.refreshed()
+
+        assert claims(signed_in)["amr"] == ["pwd", "otp"]
+        assert RefreshSession.objects.get().methods == ["pwd", "otp"]
+
+    def test_both_at_once_agree_in_the_end(self, inside: Api) -> None:
+        """The set-up in the middle of a refresh's UPDATE: neither is lost, and the spent token is spent."""
+        spent = inside.refresh_token
+        other_tab = Api()
+        other_tab.access_token = inside.access_token
+        with meanwhile(lambda: enrol(other_tab), after="SELECT", of=TOTPFactor):
+            inside.refreshed()
+
+        again = Api().refresh(spent)
+
+        assert again.json()["data"]["refresh_token"] == inside.refresh_token
 
 
 class TestProviders:
