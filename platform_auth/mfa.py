@@ -217,7 +217,7 @@ def _turn_off(user: Any) -> bool:
         RecoveryCode.objects.filter(user=user).delete()
         PendingFactor.objects.filter(user=user).delete()
         if factors.is_required_for(user):
-            bound = RefreshSession.objects.filter(user=user)
+            bound = RefreshSession.objects.filter(user=user, factor_satisfied=False)
             if conf.OAUTH_SATISFIES_MFA:
                 bound = bound.filter(provider="")
             bound.update(tfa_required=True)

@@ -107,6 +107,8 @@ class RefreshSession(models.Model):
         default=False,
         help_text=_("Until then the session opens nothing but the endpoints to set it up."),
     )
+    # Whoever opened it said that a second factor was shown which is not ours: no policy asks it for one.
+    factor_satisfied = models.BooleanField(default=False, editable=False)
     created_at = models.DateTimeField(_("logged in at"), default=timezone.now)
     rotated_at = models.DateTimeField(_("refreshed at"), default=timezone.now)
     expires_at = models.DateTimeField(_("expires at"))

@@ -77,14 +77,14 @@ def open(
 ) -> Grant:
     """Open a session for a user who has shown who they are.
 
-    `amr`: how (RFC 8176), with "otp" where a second factor was given. `confirm`: tells whether a fresh copy of the
+    `amr`: how (RFC 8176), with "otp" where a second factor was given. `factor_satisfied`: a second factor that is not
+    ours was shown; no policy then asks this session for ours. `confirm`: tells whether a fresh copy of the
     user still has the password that was verified. `replacing`: the refresh token of a session that this one takes the
     place of, which ends. Raises InvalidOTP if the user has a second factor and it was neither
     given nor `factor_satisfied`; InvalidCredentials if the password changed, or the user was deactivated, meanwhile.
     """
     now = timezone.now()
     who = client.of(request)
-    satisfied = factor_satisfied or "otp" in amr
     token = refresh_tokens.mint(uuid.uuid4())
     session = RefreshSession(
         user=user,
@@ -93,14 +93,15 @@ def open(
         mode=Mode(mode),
         amr=" ".join(amr),
         provider=provider,
-        tfa_required=not satisfied and factors.is_required_for(user),
+        # Not where the setting says it: that holds as long as the setting does.
+        factor_satisfied=factor_satisfied and not _provider_will_do(provider),
         created_at=now,
         rotated_at=now,
         expires_at=_expiry(now, now),
         ip_address=who.address,
         user_agent=who.user_agent,
     )
-    _insert(session, satisfied=satisfied, confirm=confirm, who=who)
+    _insert(session, satisfied=factor_satisfied or "otp" in amr, confirm=confirm, who=who)
     if replacing is not None:
         end(replacing, request=request, reason="replaced")
     events.log_failures(
@@ -214,6 +215,8 @@ def _insert(
                     raise _Changed
                 if not satisfied and factors.is_enrolled(user):
                     raise errors.InvalidOTP
+                # Under the lock: a factor that an admin has just removed satisfies no policy.
+                session.tfa_required = _tfa_required(session)
                 session.save(force_insert=True)
                 events.record(
                     AuthEvent.Kind.LOGGED_IN,
@@ -382,10 +385,14 @@ def _take_refresh(session: RefreshSession, *, request: HttpRequest | None) -> No
 
 
 def _tfa_required(session: RefreshSession) -> bool:
-    """Judge the policy again at a refresh; statements only where a policy is set."""
-    if session.provider and conf.OAUTH_SATISFIES_MFA:
+    """Judge the policy, at log-in and at each refresh; statements only where a policy is set."""
+    if session.factor_satisfied or _provider_will_do(session.provider):
         return False
     return factors.is_required_for(session.user) and not factors.is_enrolled(session.user)
+
+
+def _provider_will_do(provider: str) -> bool:
+    return bool(provider) and conf.OAUTH_SATISFIES_MFA
 
 
 @sensitive_variables()

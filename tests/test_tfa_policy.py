@@ -286,6 +286,19 @@ class TestBesideAChangeOfTheFactor:
         assert claims(signed_in)["amr"] == ["pwd", "otp"]
         assert RefreshSession.objects.get().methods == ["pwd", "otp"]
 
+    def test_a_log_in_with_a_code_whose_factor_is_removed_meanwhile_is_held_up(
+        self, inside: Api, bound: Any, clock: Any
+    ) -> None:
+        app, _codes = enrol(inside)
+        clock.shift(30)
+        api = Api()
+
+        with meanwhile(lambda: mfa.reset_by_admin(bound), after="UPDATE", of=TOTPFactor):
+            api.login(bound.email, otp=app.code())
+
+        assert claims(api)["tfa_required"] is True
+        assert_required(api.get("/api/whoami"))
+
     def test_both_at_once_agree_in_the_end(self, inside: Api) -> None:
         """The set-up in the middle of a refresh's UPDATE: neither is lost, and the spent token is spent."""
         spent = inside.refresh_token
@@ -317,6 +330,49 @@ class TestProviders:
         assert api.get("/api/whoami").status_code == 200
         api.refreshed()
         assert api.get("/api/whoami").status_code == 200
+
+    def test_a_session_that_the_host_opens_is_judged_as_its_refreshes_are(
+        self, bound: Any, settings: Any
+    ) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "OAUTH_SATISFIES_MFA": True}
+        api = Api()
+
+        grant = sessions.open(bound, amr=("saml",), provider="saml")
+
+        api.access_token, api.refresh_token = grant.access_token, grant.refresh_token
+        assert api.get("/api/whoami").status_code == 200
+        api.refreshed()
+        assert api.get("/api/whoami").status_code == 200
+        assert api.get("/auth/tfa").json()["data"]["required"] is True
+
+    def test_they_are_judged_again_where_the_provider_will_do_no_more(
+        self, bound: Any, settings: Any
+    ) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "OAUTH_SATISFIES_MFA": True}
+        grant = sessions.open(bound, amr=("google",), provider="google", factor_satisfied=True)
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "OAUTH_SATISFIES_MFA": False}
+
+        assert sessions.rotate(grant.refresh_token).session.tfa_required is True
+
+    @pytest.mark.parametrize("provider", ["", "saml"])
+    def test_a_factor_of_the_hosts_own_holds_for_the_whole_session(self, bound: Any, provider: str) -> None:
+        api = Api()
+
+        grant = sessions.open(bound, amr=("hwk",), provider=provider, factor_satisfied=True)
+
+        api.access_token, api.refresh_token = grant.access_token, grant.refresh_token
+        assert api.get("/api/whoami").status_code == 200
+        api.refreshed()
+        assert api.get("/api/whoami").status_code == 200
+
+    def test_nor_does_the_removal_of_ours_close_it(self, inside: Api, bound: Any) -> None:
+        enrol(inside)
+        grant = sessions.open(bound, amr=("hwk",), factor_satisfied=True)
+
+        mfa.reset_by_admin(bound)
+
+        grant.session.refresh_from_db()
+        assert grant.session.tfa_required is False
 
     def test_a_factor_removed_does_not_close_those(self, inside: Api, bound: Any, settings: Any) -> None:
         settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "OAUTH_SATISFIES_MFA": True}

@@ -202,6 +202,7 @@ class Migration(migrations.Migration):
                 ('amr', models.CharField(blank=True, help_text='How the user was authenticated, separated by blanks (RFC 8176).', max_length=255, verbose_name='authentication methods')),
                 ('provider', models.CharField(blank=True, max_length=64, verbose_name='provider')),
                 ('tfa_required', models.BooleanField(default=False, help_text='Until then the session opens nothing but the endpoints to set it up.', verbose_name='must set up a second factor')),
+                ('factor_satisfied', models.BooleanField(default=False, editable=False)),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='logged in at')),
                 ('rotated_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='refreshed at')),
                 ('expires_at', models.DateTimeField(verbose_name='expires at')),
