@@ -43,8 +43,7 @@ def of(user: Any) -> TOTPFactor | None:
 
 def is_enrolled(user: Any) -> bool:
     """Ask the database, not what was joined earlier, whether a user has a factor."""
-    database = router.db_for_write(TOTPFactor)
-    return bool(TOTPFactor.objects.using(database).filter(user_id=user.pk, confirmed=True).exists())
+    return bool(TOTPFactor.objects.filter(user_id=user.pk, confirmed=True).exists())
 
 
 def is_required_for(user: Any) -> bool:

@@ -19,7 +19,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 from django.views.decorators.debug import sensitive_variables
-from django_otp.models import Device
+from django_otp.models import Device, DeviceManager
 
 from . import sealing, totp
 
@@ -183,6 +183,10 @@ class AttemptGuard(Protocol):
         """Give the attempt back if the code was accepted, else record it."""
 
 
+class FactorManager(PrimaryManager, DeviceManager):
+    """django-otp's, asking the primary."""
+
+
 class TOTPFactor(Device):
     """A user's confirmed authenticator (RFC 6238). One a user; the secret is sealed for that user alone."""
 
@@ -199,9 +203,13 @@ class TOTPFactor(Device):
     created_at = models.DateTimeField(_("enabled at"), default=timezone.now)
     last_used_at = models.DateTimeField(_("last used at"), null=True, blank=True)
 
+    objects: ClassVar[FactorManager] = FactorManager()
+
     class Meta:
         verbose_name = _("second factor")
         verbose_name_plural = _("second factors")
+        # What `user.platform_auth_factor` asks.
+        base_manager_name = "objects"
 
     # Set by `factors`. Not a setting: without it django-otp's forms are refused, never let through uncounted.
     guard: ClassVar[AttemptGuard | None] = None
@@ -265,6 +273,8 @@ class PendingFactor(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField()
 
+    objects = PrimaryManager()
+
     class Meta:
         verbose_name = _("unconfirmed factor")
         verbose_name_plural = _("unconfirmed factors")
@@ -300,6 +310,8 @@ class RecoveryCode(models.Model):
     )
     digest = models.CharField(max_length=64, editable=False, serialize=False)
     created_at = models.DateTimeField(_("created at"), default=timezone.now)
+
+    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("recovery code")

@@ -693,6 +693,54 @@ class TestEveryEndpoint:
         assert reverse(f"platform_auth:tfa-{name}").startswith("/auth/tfa")
 
 
+class TestAReplica:
+    """Row 48: whatever is asked of a factor is asked of the database that it is written to."""
+
+    @pytest.fixture
+    def lagging(self, settings: Any) -> Any:
+        """Switch to a host whose reads come from a replica (that is not there)."""
+
+        def switch() -> None:
+            settings.DATABASE_ROUTERS = ["tests.test_refresh.Replica"]
+
+        return switch
+
+    def test_the_status(self, app: Authenticator, signed_in: Api, lagging: Any) -> None:
+        lagging()
+
+        assert signed_in.get("/auth/tfa").json()["data"]["recovery_codes_left"] == 10
+
+    def test_the_set_up(self, signed_in: Api, lagging: Any) -> None:
+        lagging()
+
+        enrol(signed_in)
+
+    @pytest.mark.parametrize("by", ["code", "recovery code"])
+    def test_new_recovery_codes(
+        self, app: Authenticator, codes: list[str], signed_in: Api, lagging: Any, by: str
+    ) -> None:
+        lagging()
+        body = {"password": PASSWORD, "otp": app.code() if by == "code" else codes[0]}
+
+        assert signed_in.post("/auth/tfa/recovery-codes", body).status_code == 200
+
+    @pytest.mark.parametrize("by", ["code", "recovery code"])
+    def test_its_removal(
+        self, app: Authenticator, codes: list[str], signed_in: Api, lagging: Any, by: str
+    ) -> None:
+        lagging()
+        body = {"otp": app.code() if by == "code" else codes[0]}
+
+        assert signed_in.post("/auth/tfa/disable", body).status_code == 204
+
+    def test_a_refresh_under_a_policy(self, signed_in: Api, settings: Any, lagging: Any, user: Any) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "TFA_REQUIRED_FOR_STAFF": True}
+        type(user).objects.update(is_staff=True)
+        lagging()
+
+        signed_in.refreshed()
+
+
 class TestNowhereInClear:
     """Rows 17, 120, 123: neither the seed nor a recovery code is anywhere but in the one answer."""
 

@@ -87,6 +87,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name': 'second factor',
                 'verbose_name_plural': 'second factors',
+                'base_manager_name': 'objects',
             },
         ),
         migrations.CreateModel(
