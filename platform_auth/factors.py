@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import django_otp
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import connections, router
+from django.db import connections, router, transaction
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -121,10 +121,12 @@ def _spend(user: Any, factor: TOTPFactor, code: str) -> bool:
     SQLite has none: there the conditional UPDATE in `verify_token` decides alone, outside a transaction that
     would have to turn from reading to writing.
     """
-    connection = connections[router.db_for_write(TOTPFactor)]
-    if connection.features.has_select_for_update:
+    database = router.db_for_write(TOTPFactor)
+    if not connections[database].features.has_select_for_update:
+        return factor.verify_token(code)
+    # django-otp opens its transaction on the default database, which may be another.
+    with transaction.atomic(using=database):
         return django_otp.verify_token(user, factor.persistent_id, code) is not None  # type: ignore[no-untyped-call]
-    return factor.verify_token(code)
 
 
 @sensitive_variables()

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from django.db import connection, connections
 from django.db.models.signals import post_delete
+from django.test.utils import CaptureQueriesContext
 
-from platform_auth import factors
+from platform_auth import errors, factors
 from platform_auth.models import (
     AuthEvent,
     PendingFactor,
@@ -115,6 +116,56 @@ class TestOneCode:
 
                 assert tally(answers) == {200: 1, 401: THREADS - 1}
                 assert RefreshSession.objects.count() == before + 1
+
+
+class Elsewhere:
+    """A host's router: everything is in a database that is not the default one."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "elsewhere"
+
+    db_for_write = db_for_read
+
+    def allow_relation(self, *args: Any, **hints: Any) -> bool:
+        return True
+
+
+class TestAnotherDatabase:
+    """Users and factors in a database that is not `default`, on which django-otp opens its transaction."""
+
+    @pytest.fixture
+    def elsewhere(self, settings: Any) -> Iterator[str]:
+        # The same tables by a second connection: what matters is whose transaction it is.
+        connections.settings["elsewhere"] = {**connections.settings["default"]}
+        # Before Django's test case is asked, which does not know it.
+        connections["elsewhere"].connect()
+        settings.DATABASE_ROUTERS = [f"{__name__}.Elsewhere"]
+        yield "elsewhere"
+        connections["elsewhere"].close()
+        del connections["elsewhere"]
+        del connections.settings["elsewhere"]
+
+    def test_a_code_logs_in_once(self, user: Any, clock: Any, elsewhere: str) -> None:
+        api = Api()
+        api.login(user.email)
+        app, _codes = enrol(api)
+        clock.shift(30)
+
+        assert log_in(user, app.wrong()).status_code == 401
+        assert log_in(user, app.code()).status_code == 200
+        assert log_in(user, app.code()).status_code == 401
+
+    def test_the_rows_lock_is_django_otps(self, user: Any, clock: Any, elsewhere: str) -> None:
+        if not connections[elsewhere].features.has_select_for_update:
+            pytest.skip("this database has no row locks")
+        factor = TOTPFactor(user=user)
+        factor.set_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")
+        factor.save()
+
+        with CaptureQueriesContext(connections[elsewhere]) as captured, pytest.raises(errors.InvalidOTP):
+            factors.verify(user, Authenticator(factor.secret).wrong())
+
+        assert [query for query in captured.captured_queries if "FOR UPDATE" in query["sql"]]
 
 
 class TestGuesses:
