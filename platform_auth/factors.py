@@ -8,9 +8,11 @@ guess that a slow hash would slow down.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import secrets
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import django_otp
@@ -22,7 +24,7 @@ from django.views.decorators.debug import sensitive_variables
 from . import contention, emails, errors, events, limits, totp
 from .client import NOBODY, Client
 from .conf import conf
-from .models import AuthEvent, RecoveryCode, TOTPFactor
+from .models import AuthEvent, CountedCode, RecoveryCode, TOTPFactor
 
 RECOVERY_CODES = 10
 _GROUPS, _GROUP_LENGTH = 4, 4
@@ -70,7 +72,7 @@ def verify(user: Any, otp: str | None, *, client: Client = NOBODY) -> None:
     if otp is None or factor is None:
         _refuse(user, client, "missing")
     elif totp.has_shape(otp):
-        _verify_code(user, factor, otp, client)
+        _verify_code(user, otp, client, spend=functools.partial(_spend, user, factor), reason="code")
     elif _RECOVERY_SHAPE.fullmatch(otp):
         _verify_recovery_code(user, otp, client)
     else:
@@ -106,27 +108,28 @@ def replace_recovery_codes(user: Any, raw_codes: list[str]) -> None:
 
 
 @sensitive_variables()
-def _verify_code(user: Any, factor: TOTPFactor, code: str, client: Client) -> None:
+def _verify_code(user: Any, code: str, client: Client, *, spend: Callable[[str], bool], reason: str) -> None:
     _take(user, client)
-    if not _spend(user, factor, code):
-        _refuse(user, client, "code")
+    if not spend(code):
+        _refuse(user, client, reason)
     limits.give_back_otp(user)
 
 
 @sensitive_variables()
 @contention.retried
 def _spend(user: Any, factor: TOTPFactor, code: str) -> bool:
-    """Let the factor accept a code, under its row's lock where the database has such locks.
+    """Let the factor accept a code that is counted, under its row's lock where the database has such locks.
 
-    SQLite has none: there the conditional UPDATE in `verify_token` decides alone, outside a transaction that
-    would have to turn from reading to writing.
+    SQLite has none: there the conditional UPDATE in `spend` decides alone, outside a transaction that would have to
+    turn from reading to writing.
     """
     database = router.db_for_write(TOTPFactor)
+    counted = CountedCode(code)
     if not connections[database].features.has_select_for_update:
-        return factor.verify_token(code)
+        return factor.verify_token(counted)
     # django-otp opens its transaction on the default database, which may be another.
     with transaction.atomic(using=database):
-        return django_otp.verify_token(user, factor.persistent_id, code) is not None  # type: ignore[no-untyped-call]
+        return django_otp.verify_token(user, factor.persistent_id, counted) is not None  # type: ignore[no-untyped-call]
 
 
 @sensitive_variables()
@@ -170,21 +173,24 @@ def _random_group() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(_GROUP_LENGTH))
 
 
-class _FormGuard:
-    """Counts attempts through django-otp's forms (Django admin behind OTPAdminSite) by the same limit."""
+class _Guard:
+    """Counts by the same limit what comes through django-otp (Django admin behind OTPAdminSite, a host's view).
 
-    def allows(self, factor: TOTPFactor) -> bool:
+    Whose address it is cannot be known: django-otp does not tell a device who asks.
+    """
+
+    def is_open(self, factor: TOTPFactor) -> bool:
+        return limits.allows_otp(factor.user)
+
+    @sensitive_variables()
+    def verify(self, factor: TOTPFactor, code: str) -> bool:
         try:
-            _take(factor.user, NOBODY)
-        except limits.Limited:
+            if not totp.has_shape(code):
+                _refuse(factor.user, NOBODY, "shape, by django-otp")
+            _verify_code(factor.user, code, NOBODY, spend=factor.spend, reason="code, by django-otp")
+        except (errors.InvalidOTP, limits.Limited):
             return False
         return True
 
-    def settle(self, factor: TOTPFactor, *, accepted: bool) -> None:
-        if accepted:
-            limits.give_back_otp(factor.user)
-        else:
-            events.record(AuthEvent.Kind.FACTOR_FAILED, user=factor.user, reason="code, by a form")
 
-
-TOTPFactor.guard = _FormGuard()
+TOTPFactor.guard = _Guard()

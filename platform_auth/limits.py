@@ -119,6 +119,15 @@ def give_back_otp(user: Any) -> None:
         _give_back(Taken(_otp_key(user, name), in_database=True))
 
 
+def allows_otp(user: Any) -> bool:
+    """Return whether a one-time password of a user would be looked at now; count nothing."""
+    rows = RateCounter.objects.using(router.db_for_write(RateCounter)).filter(resets_at__gt=timezone.now())
+    return not any(
+        rows.filter(key=_otp_key(user, name), count__gte=conf.rate("otp", name).limit).exists()
+        for name in ("short", "long")
+    )
+
+
 def cache_is_atomic() -> bool:
     """Return whether the default cache counts in one step; Django's base class reads, then writes."""
     return getattr(type(caches["default"]), "incr", None) is not BaseCache.incr

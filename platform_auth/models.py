@@ -173,14 +173,18 @@ class PasswordResetToken(models.Model):
         return str(self.id)
 
 
+class CountedCode(str):
+    """A one-time password whose attempt is counted already. The mark goes through django-otp with the code."""
+
+
 class AttemptGuard(Protocol):
-    """Counts what comes through django-otp's own forms, such as those of its admin site."""
+    """Counts what comes through django-otp, such as the form of its admin site."""
 
-    def allows(self, factor: TOTPFactor) -> bool:
-        """Take one attempt; False when there is none left."""
+    def is_open(self, factor: TOTPFactor) -> bool:
+        """Return whether an attempt is left; take none."""
 
-    def settle(self, factor: TOTPFactor, *, accepted: bool) -> None:
-        """Give the attempt back if the code was accepted, else record it."""
+    def verify(self, factor: TOTPFactor, code: str) -> bool:
+        """Take an attempt and let the factor spend the code; False where either is refused."""
 
 
 class FactorManager(PrimaryManager, DeviceManager):
@@ -211,9 +215,8 @@ class TOTPFactor(Device):
         # What `user.platform_auth_factor` asks.
         base_manager_name = "objects"
 
-    # Set by `factors`. Not a setting: without it django-otp's forms are refused, never let through uncounted.
+    # Set by `factors`. Not a setting: without it django-otp's callers are refused, never let through uncounted.
     guard: ClassVar[AttemptGuard | None] = None
-    _is_guarded = False
 
     def __str__(self) -> str:
         return str(_("Authenticator app"))
@@ -232,26 +235,28 @@ class TOTPFactor(Device):
         return sealing.unseal(self.seal_purpose, self.sealed_secret)
 
     def verify_is_allowed(self) -> tuple[bool, dict[str, Any] | None]:
-        """Count an attempt through django-otp's forms, which ask this before `verify_token`."""
-        if self.guard is None or not self.guard.allows(self):
+        """Return whether `verify_token` would look at a code now. Counts nothing."""
+        if self.guard is None or not self.guard.is_open(self):
             return False, {"error_message": _("Too many requests.")}
-        self._is_guarded = True
         return True, None
 
     @sensitive_variables()
     def verify_token(self, token: str) -> bool:
-        """Accept a code of the current time step or a neighbour, each step once (RFC 6238, 5.2).
+        """Accept a code as `spend` does, counted by the limit of one-time passwords.
 
-        Called under the row's lock by `django_otp.verify_token`. The conditional UPDATE decides where there are
-        no such locks: whoever changes the row has spent the step, and every step before it.
+        Called under the row's lock by `django_otp.verify_token`, from wherever that is called.
         """
-        accepted = self._spend(token)
-        if self._is_guarded and self.guard is not None:
-            self._is_guarded = False
-            self.guard.settle(self, accepted=accepted)
-        return accepted
+        if isinstance(token, CountedCode):
+            return self.spend(token)
+        return self.guard is not None and self.guard.verify(self, token)
 
-    def _spend(self, code: str) -> bool:
+    @sensitive_variables()
+    def spend(self, code: str) -> bool:
+        """Accept a code of the current time step or a neighbour, each step once (RFC 6238, 5.2). Counts nothing.
+
+        The conditional UPDATE decides where there are no row locks: whoever changes the row has spent the step,
+        and every step before it.
+        """
         now = timezone.now()
         step = totp.matching_step(self.secret, code, at=now.timestamp())
         if step is None:

@@ -156,8 +156,8 @@ class TestEachStepOnce:
         """Two callers who read the row before either wrote it: the conditional UPDATE decides."""
         first, second = TOTPFactor.objects.get(), TOTPFactor.objects.get()
 
-        assert first.verify_token(code(secret)) is True
-        assert second.verify_token(code(secret)) is False
+        assert first.spend(code(secret)) is True
+        assert second.spend(code(secret)) is False
 
     def test_the_time_of_the_last_use_is_kept(self, factor: TOTPFactor, user: Any, secret: str) -> None:
         factors.verify(user, code(secret), client=WHO)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
+from django.core.cache import cache
 from django.test import Client
-from django_otp import devices_for_user, user_has_device
+from django_otp import devices_for_user, match_token, user_has_device, verify_token
 from django_otp.forms import OTPAuthenticationForm
 from django_otp.models import Device
 
@@ -133,6 +134,80 @@ class TestOTPAdminSite:
         TOTPFactor.objects.all().delete()
 
         assert client.get("/admin/").status_code == 302
+
+
+class TestOtherCallers:
+    """Row 13: what a host builds on django-otp itself is counted by the same limit, whatever it asks before."""
+
+    def ask(self, how: str, staff: Any, otp: str) -> bool:
+        factor = TOTPFactor.objects.get(user=staff)
+        if how == "verify_token":
+            return verify_token(staff, factor.persistent_id, otp) is not None
+        if how == "match_token":
+            return match_token(staff, otp) is not None
+        return bool(factor.verify_token(otp))
+
+    @pytest.mark.parametrize("how", ["verify_token", "match_token", "the device"])
+    def test_guesses_are_counted(self, staff: Any, app: Authenticator, how: str) -> None:
+        for _ in range(12):
+            assert self.ask(how, staff, app.wrong()) is False
+
+        assert self.ask(how, staff, app.code()) is False
+        assert AuthEvent.objects.filter(kind="factor_failed").count() == 10
+        assert AuthEvent.objects.filter(kind="factor_limited").count() == 1
+        assert log_in_to_the_api(staff, app.code()) == 429
+
+    @pytest.mark.parametrize("how", ["verify_token", "match_token", "the device"])
+    def test_a_right_code_passes_once_and_costs_nothing(
+        self, staff: Any, app: Authenticator, how: str, clock: Any
+    ) -> None:
+        for _ in range(12):
+            assert self.ask(how, staff, app.code()) is True
+            clock.shift(30)
+
+        self.ask(how, staff, app.code())
+        assert self.ask(how, staff, app.code()) is False
+
+    def test_what_is_no_code_costs_nothing(self, staff: Any, app: Authenticator) -> None:
+        """Row 11: `match_token` shows every device what may be meant for another."""
+        for otp in ["0123-4567-89ab-cdef", "12345678", "１２３４５６"] * 5:
+            assert self.ask("match_token", staff, otp) is False
+
+        assert self.ask("match_token", staff, app.code()) is True
+
+    def test_the_question_whether_it_is_allowed_costs_nothing(self, staff: Any, app: Authenticator) -> None:
+        for _ in range(20):
+            assert TOTPFactor.objects.get().verify_is_allowed() == (True, None)
+
+        assert log_in_to_the_api(staff, app.code()) == 200
+
+    def test_its_answer_is_no_when_there_are_no_attempts_left(self, staff: Any, app: Authenticator) -> None:
+        for _ in range(10):
+            log_in_to_the_api(staff, app.wrong())
+            cache.clear()
+
+        allowed, why = TOTPFactor.objects.get().verify_is_allowed()
+        assert not allowed
+        assert why == {"error_message": "Too many requests."}
+
+    def test_the_api_counts_once(self, staff: Any, app: Authenticator) -> None:
+        answers = []
+        for _ in range(12):
+            answers.append(log_in_to_the_api(staff, app.wrong()))
+            cache.clear()
+
+        assert answers == [401] * 10 + [429] * 2
+
+    def test_without_the_count_nobody_gets_in(self, staff: Any, app: Authenticator, monkeypatch: Any) -> None:
+        monkeypatch.setattr(TOTPFactor, "guard", None)
+
+        for how in ("verify_token", "match_token", "the device"):
+            assert self.ask(how, staff, app.code()) is False
+
+
+def log_in_to_the_api(user: Any, otp: str) -> int:
+    body = {"email": user.email, "password": PASSWORD, "otp": otp}
+    return Api().post("/auth/login", body).status_code  # type: ignore[no-any-return]
 
 
 class TestDjangoOTP:
