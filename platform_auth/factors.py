@@ -84,11 +84,11 @@ def verify_enrolment(user: Any, secret: str, otp: str, *, client: Client = NOBOD
     """Return the time step of a code for a secret that is not on yet. Counts and raises as `verify` does."""
     if not totp.has_shape(otp):
         _refuse(user, client, "shape")
-    _take(user, client)
+    attempt = _take(user, client)
     step = totp.matching_step(secret, otp, at=timezone.now().timestamp())
     if step is None:
         _refuse(user, client, "enrolment")
-    limits.give_back_otp(user)
+    limits.give_back_otp(attempt)
     return step
 
 
@@ -109,10 +109,10 @@ def replace_recovery_codes(user: Any, raw_codes: list[str]) -> None:
 
 @sensitive_variables()
 def _verify_code(user: Any, code: str, client: Client, *, spend: Callable[[str], bool], reason: str) -> None:
-    _take(user, client)
+    attempt = _take(user, client)
     if not spend(code):
         _refuse(user, client, reason)
-    limits.give_back_otp(user)
+    limits.give_back_otp(attempt)
 
 
 @sensitive_variables()
@@ -148,9 +148,9 @@ def _take_recovery_code(user: Any, raw_code: str) -> bool:
     return bool(deleted)
 
 
-def _take(user: Any, client: Client) -> None:
+def _take(user: Any, client: Client) -> limits.OTPAttempt:
     try:
-        limits.take_otp(user)
+        return limits.take_otp(user)
     except limits.Limited as limited:
         if limited.is_first:
             events.record(AuthEvent.Kind.FACTOR_LIMITED, user=user, client=client)

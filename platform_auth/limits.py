@@ -2,8 +2,12 @@
 
 A count is taken before the work that it limits, in one atomic step, so that parallel guesses cannot slip past
 (CVE-2024-4629 was a limit that read, then wrote). Counted in Django's cache under a key that names the window; in the
-database where the cache is down or its `incr` is not atomic. One-time passwords are always counted in the database,
-so that the count survives a restart. What is counted is an HMAC: the cache holds no addresses and no e-mails.
+database where the cache is down or its `incr` is not atomic. What is counted is an HMAC: the cache holds no addresses
+and no e-mails.
+
+One-time passwords are always counted in the database, so that the count survives a restart, and by the times of all
+that count, so that their limits hold for any 15 minutes and any 24 hours: windows that start anew let nearly twice as
+many pass around an edge.
 
 No limit changes a user's row, and none can lock a victim out: see `take_login`.
 """
@@ -17,6 +21,7 @@ import math
 import time
 import unicodedata
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.core.cache import cache, caches
@@ -42,10 +47,10 @@ class Limited(errors.RequestsExceeded):
 
 
 class Taken(NamedTuple):
-    """One count taken, to be given back."""
+    """One count taken, to be given back. `until`: the end of its window at the latest, where it is in the database."""
 
     key: str
-    in_database: bool
+    until: datetime | None = None
 
 
 class LoginAttempt(NamedTuple):
@@ -54,6 +59,13 @@ class LoginAttempt(NamedTuple):
     address: Taken | None
     account_and_address: Taken | None
     account: Taken | None
+
+
+class OTPAttempt(NamedTuple):
+    """One one-time password counted, to be given back."""
+
+    key: str
+    at: float
 
 
 def take_login(email: str, client: Client, *, is_familiar: Callable[[], bool]) -> LoginAttempt:
@@ -107,25 +119,40 @@ def allows_password_mail(email: str) -> bool:
     return True
 
 
-def take_otp(user: Any) -> None:
-    """Count a one-time password that is about to be checked. Raises Limited. In the database, by user."""
-    for name in ("short", "long"):
-        _take_in_database(_otp_key(user, name), conf.rate("otp", name))
+@contention.retried
+def take_otp(user: Any) -> OTPAttempt:
+    """Count a one-time password of a user that is about to be checked. Raises Limited, with the longest wait.
+
+    A refusal counts for neither limit.
+    """
+    with transaction.atomic(using=router.db_for_write(RateCounter)):
+        row = _lock(_otp_key(user))
+        now = time.time()
+        wait = _otp_wait(row.times, now)
+        if not wait:
+            _add(row, now)
+            return OTPAttempt(row.key, now)
+        is_first = not row.refused
+        if is_first:
+            row.refused = True
+            row.save(update_fields=["refused"])
+    raise Limited(wait, is_first=is_first)
 
 
-def give_back_otp(user: Any) -> None:
+@contention.retried
+def give_back_otp(attempt: OTPAttempt) -> None:
     """After a right one: return its own count. Earlier failures stay, or a busy user would feed a guesser."""
-    for name in ("short", "long"):
-        _give_back(Taken(_otp_key(user, name), in_database=True))
+    with transaction.atomic(using=router.db_for_write(RateCounter)):
+        row = _lock(attempt.key)
+        if attempt.at in row.times:
+            row.times.remove(attempt.at)
+            row.save(update_fields=["times"])
 
 
 def allows_otp(user: Any) -> bool:
     """Return whether a one-time password of a user would be looked at now; count nothing."""
-    rows = RateCounter.objects.using(router.db_for_write(RateCounter)).filter(resets_at__gt=timezone.now())
-    return not any(
-        rows.filter(key=_otp_key(user, name), count__gte=conf.rate("otp", name).limit).exists()
-        for name in ("short", "long")
-    )
+    row = RateCounter.objects.filter(key=_otp_key(user)).first()
+    return row is None or not _otp_wait(row.times, time.time())
 
 
 def cache_is_atomic() -> bool:
@@ -149,7 +176,7 @@ def _take(purpose: str, name: str, subject: str) -> Taken:
         return _take_in_database(key, rate)
     if count > rate.limit:
         raise Limited((index + 1) * window - now, is_first=count == rate.limit + 1)
-    return Taken(windowed, in_database=False)
+    return Taken(windowed)
 
 
 def _increment(key: str, *, timeout: int) -> int:
@@ -166,27 +193,25 @@ def _increment(key: str, *, timeout: int) -> int:
 @contention.retried
 def _take_in_database(key: str, rate: Rate) -> Taken:
     now = timezone.now()
-    database = router.db_for_write(RateCounter)
-    rows = RateCounter.objects.using(database).filter(key=key)
+    until = now + rate.window
+    rows = RateCounter.objects.filter(key=key)
     for _attempt in range(2):
         if rows.filter(resets_at__gt=now, count__lt=rate.limit).update(count=F("count") + 1):
-            return Taken(key, in_database=True)
-        if rows.filter(resets_at__lte=now).update(count=1, resets_at=now + rate.window):
-            return Taken(key, in_database=True)
-        try:
-            with transaction.atomic(using=database):
-                RateCounter.objects.using(database).create(key=key, count=1, resets_at=now + rate.window)
-        except IntegrityError:
-            continue
-        return Taken(key, in_database=True)
-    is_first = bool(rows.filter(count=rate.limit).update(count=F("count") + 1))
+            return Taken(key, until)
+        if rows.filter(resets_at__lte=now).update(count=1, refused=False, resets_at=until):
+            return Taken(key, until)
+        if _make(key, count=1, resets_at=until):
+            return Taken(key, until)
+    is_first = bool(rows.filter(refused=False).update(refused=True))
     resets_at = rows.values_list("resets_at", flat=True).first() or now
     raise Limited((resets_at - now).total_seconds(), is_first=is_first)
 
 
 def _give_back(taken: Taken) -> None:
-    if taken.in_database:
-        RateCounter.objects.filter(key=taken.key, count__gt=0).update(count=F("count") - 1)
+    if taken.until is not None:
+        # A window that began later ends later: its count is not touched.
+        rows = RateCounter.objects.filter(key=taken.key, count__gt=0, resets_at__lte=taken.until)
+        rows.update(count=F("count") - 1)
         return
     try:
         cache.decr(taken.key)
@@ -195,7 +220,7 @@ def _give_back(taken: Taken) -> None:
 
 
 def _clear(taken: Taken) -> None:
-    if taken.in_database:
+    if taken.until is not None:
         # Not deleted: a count that is being taken would neither find the row nor be able to make it.
         RateCounter.objects.filter(key=taken.key).update(count=0)
         return
@@ -203,6 +228,50 @@ def _clear(taken: Taken) -> None:
         cache.delete(taken.key)
     except Exception:
         logger.warning("the cache could not clear a count", exc_info=True)
+
+
+def _make(key: str, **fields: Any) -> bool:
+    """Make a counter; False where somebody was first."""
+    try:
+        with transaction.atomic(using=router.db_for_write(RateCounter)):
+            RateCounter.objects.create(key=key, **fields)
+    except IntegrityError:
+        return False
+    return True
+
+
+def _lock(key: str) -> RateCounter:
+    """Return a counter, made where there is none, locked for the rest of the transaction.
+
+    An UPDATE first, so that a transaction of SQLite need not turn from reading to writing.
+    """
+    rows = RateCounter.objects.filter(key=key)
+    if not rows.update(refused=F("refused")) and not _make(key, resets_at=timezone.now()):
+        rows.update(refused=F("refused"))
+    row: RateCounter = rows.get()
+    return row
+
+
+def _add(row: RateCounter, now: float) -> None:
+    """Write one more time, beside those that still count for any limit."""
+    longest = max(conf.rate("otp", name).window for name in ("short", "long"))
+    row.times = sorted([*(at for at in row.times if at + longest.total_seconds() > now), now])
+    row.refused = False
+    # Then none of them counts, and the row may be pruned.
+    row.resets_at = timezone.now() + longest
+    row.save(update_fields=["times", "refused", "resets_at"])
+
+
+def _otp_wait(times: list[float], now: float) -> float:
+    """Return for how many seconds no further one is looked at: until all limits have room again. 0: one is."""
+    waits = [0.0]
+    for name in ("short", "long"):
+        rate = conf.rate("otp", name)
+        window = rate.window.total_seconds()
+        counting = [at for at in times if at + window > now]
+        if len(counting) >= rate.limit:
+            waits.append(counting[-rate.limit] + window - now)
+    return max(waits)
 
 
 def _account(email: str) -> str:
@@ -215,5 +284,5 @@ def _digest(subject: str) -> str:
     return hmac.digest(key, subject.encode(errors="surrogatepass"), hashlib.sha256).hex()[:32]
 
 
-def _otp_key(user: Any, name: str) -> str:
-    return f"platform_auth:otp:{name}:{user.pk}"
+def _otp_key(user: Any) -> str:
+    return f"platform_auth:otp:{user.pk}"

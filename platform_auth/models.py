@@ -579,7 +579,13 @@ class RateCounter(models.Model):
 
     key = models.CharField(max_length=128, primary_key=True, editable=False)
     count = models.PositiveIntegerField(default=0)
+    # In place of the count, of limits that hold for any stretch of time: when each was taken, in Unix seconds.
+    times = models.JSONField(default=list, editable=False)
+    # Whether the last answer was a refusal: the first one is worth an event.
+    refused = models.BooleanField(default=False, editable=False)
     resets_at = models.DateTimeField()
+
+    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("rate counter")

@@ -45,9 +45,9 @@ def code(secret: str, steps: int = 0) -> str:
 
 
 def evaluated() -> int:
-    """Return how many attempts the short limit has counted."""
-    row = RateCounter.objects.filter(key__startswith="platform_auth:otp:short").first()
-    return row.count if row else 0
+    """Return how many attempts are counted."""
+    row = RateCounter.objects.filter(key__startswith="platform_auth:otp:").first()
+    return len(row.times) if row else 0
 
 
 class TestSecrets:

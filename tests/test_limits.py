@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -386,43 +387,209 @@ class TestWithoutTheCache:
 
 
 class TestTheOneTimePassword:
-    """Row 13: in the database, 10 in 15 minutes and 35 in 24 hours."""
+    """Row 13: in the database, 10 in any 15 minutes and 35 in any 24 hours."""
+
+    SHORT, LONG = 900, 86400
+
+    def take(self, user: Any, count: int = 1) -> list[limits.OTPAttempt]:
+        """Take as many as are allowed, at most some."""
+        taken = []
+        for _ in range(count):
+            with contextlib.suppress(limits.Limited):
+                taken.append(limits.take_otp(user))
+        return taken
+
+    def wait(self, user: Any) -> int:
+        """Return the Retry-After of a refusal."""
+        with pytest.raises(errors.RequestsExceeded) as refusal:
+            limits.take_otp(user)
+        return int(refusal.value.headers["Retry-After"])
 
     def test_ten_in_a_quarter_and_35_in_a_day(self, user: Any, clock: Any) -> None:
         taken = 0
         for _quarter in range(5):
-            for _ in range(12):
-                try:
-                    limits.take_otp(user)
-                    taken += 1
-                except errors.RequestsExceeded:
-                    continue
+            taken += len(self.take(user, 12))
             clock.shift(901)
         assert taken == 35
 
-        clock.shift(86400)
+        clock.shift(self.LONG)
         limits.take_otp(user)
 
-    def test_a_right_one_gives_back_its_own_count_only(self, user: Any) -> None:
-        for _ in range(9):
+    def test_nowhere_is_there_an_edge_around_which_more_pass(self, user: Any, clock: Any) -> None:
+        """One try, then ten more just before and just after its quarter is over."""
+        self.take(user)
+        clock.shift(self.SHORT - 10)
+        taken = self.take(user, 12)
+        clock.shift(11)
+        taken += self.take(user, 12)
+
+        assert len(taken) == 10
+
+    @pytest.mark.parametrize("pace", [7, 89, 91, 300, 899, 901, 2469])
+    def test_the_limits_hold_for_any_stretch_of_time(self, user: Any, clock: Any, pace: int) -> None:
+        """Whoever tries at any pace for hours or days, in bursts of ever other sizes."""
+        taken: list[float] = []
+        tries = min(300, 2 * self.LONG // pace)
+        for number in range(tries):
+            taken += [attempt.at for attempt in self.take(user, number % 4)]
+            clock.shift(pace)
+
+        assert taken
+        for start in taken:
+            assert sum(start <= at < start + self.SHORT for at in taken) <= 10
+            assert sum(start <= at < start + self.LONG for at in taken) <= 35
+
+    def test_each_place_is_free_again_by_itself(self, user: Any, clock: Any) -> None:
+        """Not all at once: a try of now has its place for the whole of the time."""
+        for _ in range(10):
+            self.take(user)
+            clock.shift(10)
+
+        assert self.wait(user) == self.SHORT - 100
+        clock.shift(self.SHORT - 100)
+        assert len(self.take(user, 3)) == 1
+        assert self.wait(user) == 10
+
+    def test_few_failures_keep_nobody_out(self, user: Any, clock: Any) -> None:
+        """One a day for as long as one likes."""
+        for _day in range(60):
             limits.take_otp(user)
+            clock.shift(self.LONG - 60)
+
+    def test_the_longer_of_two_waits_is_told(self, user: Any, clock: Any) -> None:
+        """Both limits are hit: it is the day that one waits for."""
+        for _ in range(3):
+            assert len(self.take(user, 10)) == 10
+            clock.shift(self.SHORT)
+        assert len(self.take(user, 5)) == 5
+        assert self.wait(user) == self.LONG - 3 * self.SHORT
+
+        clock.shift(self.LONG - 3 * self.SHORT)
+        assert len(self.take(user, 12)) == 10
+
+    def test_both_hit_at_once(self, user: Any, clock: Any, settings: Any) -> None:
+        settings.PLATFORM_AUTH = {
+            **settings.PLATFORM_AUTH,
+            "LIMITS": {"otp": {"short": "2/15m", "long": "3/d"}},
+        }
+        self.take(user)
+        clock.shift(1000)
+        self.take(user, 2)
+
+        assert self.wait(user) == self.LONG - 1000
+
+    def test_a_right_one_gives_back_its_own_count_only(self, user: Any, clock: Any) -> None:
+        self.take(user, 9)
         for _ in range(20):
-            limits.take_otp(user)
-            limits.give_back_otp(user)
+            clock.shift(1)
+            limits.give_back_otp(limits.take_otp(user))
         limits.take_otp(user)
 
-        with pytest.raises(errors.RequestsExceeded):
-            limits.take_otp(user)
+        assert self.wait(user) == self.SHORT - 20
 
-    def test_a_refusal_by_one_window_takes_nothing_from_the_other(self, user: Any, clock: Any) -> None:
+    def test_it_is_its_own_and_not_the_last(self, user: Any, clock: Any) -> None:
+        under_way = limits.take_otp(user)
+        clock.shift(100)
+        self.take(user, 9)
+
+        limits.give_back_otp(under_way)
+
+        limits.take_otp(user)
+        assert self.wait(user) == self.SHORT
+
+    def test_what_was_refused_meanwhile_takes_nothing_from_it(self, user: Any) -> None:
+        self.take(user, 9)
+        under_way = limits.take_otp(user)
+        self.wait(user)
+
+        limits.give_back_otp(under_way)
+
+        limits.take_otp(user)
+
+    def test_one_given_back_late_is_no_other_one(self, user: Any, clock: Any) -> None:
+        """A check that takes a quarter of an hour and a day: its place was free again long ago."""
+        under_way = limits.take_otp(user)
+        clock.shift(self.LONG)
+        self.take(user, 10)
+
+        limits.give_back_otp(under_way)
+
+        assert self.wait(user) == self.SHORT
+
+    def test_a_refusal_by_one_limit_takes_nothing_from_the_other(self, user: Any, clock: Any) -> None:
+        self.take(user, 100)
+        clock.shift(self.SHORT + 1)
+
+        limits.take_otp(user)
+
+    def test_the_question_whether_one_would_be_looked_at_takes_none(
+        self, user: Any, django_assert_num_queries: Any
+    ) -> None:
+        for _ in range(20):
+            with django_assert_num_queries(1):
+                assert limits.allows_otp(user)
+        self.take(user, 10)
+
+        assert not limits.allows_otp(user)
+
+    def test_a_configured_limit_holds(self, user: Any, settings: Any, clock: Any) -> None:
+        settings.PLATFORM_AUTH = {
+            **settings.PLATFORM_AUTH,
+            "LIMITS": {"otp": {"short": "3/20s", "long": "5/m"}},
+        }
+
+        assert len(self.take(user, 9)) == 3
+        clock.shift(20)
+        assert len(self.take(user, 9)) == 2
+        clock.shift(40)
+        assert len(self.take(user, 9)) == 3
+
+    def test_a_lower_limit_waits_for_as_many_as_it_allows(self, user: Any, settings: Any, clock: Any) -> None:
+        for _ in range(5):
+            self.take(user)
+            clock.shift(10)
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "LIMITS": {"otp": {"short": "2/15m"}}}
+
+        assert self.wait(user) == self.SHORT - 20
+
+    def test_no_more_is_kept_than_counts(self, user: Any, clock: Any) -> None:
         for _ in range(100):
-            try:
-                limits.take_otp(user)
-            except errors.RequestsExceeded:
-                continue
-        clock.shift(901)
+            self.take(user)
+            clock.shift(self.LONG / 50)
 
-        limits.take_otp(user)
+        row = RateCounter.objects.get(key__contains=":otp:")
+        assert len(row.times) <= 35
+        assert abs(row.resets_at.timestamp() - max(row.times) - self.LONG) < 1
+
+
+class TestACountGivenBack:
+    """In the database, where a count has no name of its own for each window."""
+
+    @pytest.fixture(autouse=True)
+    def _in_the_database(self, settings: Any) -> None:
+        caches(settings, "django.core.cache.backends.dummy.DummyCache")
+
+    def test_late_is_no_other_one(self, clock: Any) -> None:
+        who = client.Client(HERE, "")
+        under_way = limits.take_login("a@example.com", who, is_familiar=bool)
+        clock.shift(60)
+        limits.take_login("b@example.com", who, is_familiar=bool)
+
+        limits.give_back_login(under_way)
+
+        assert RateCounter.objects.get(key__contains=":login:address:").count == 1
+
+    def test_after_a_refusal_is_free_for_another(self, clock: Any, settings: Any) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "LIMITS": {"login": {"address": "2/m"}}}
+        who = client.Client(HERE, "")
+        first = limits.take_login("a@example.com", who, is_familiar=bool)
+        limits.take_login("b@example.com", who, is_familiar=bool)
+        with pytest.raises(limits.Limited):
+            limits.take_login("c@example.com", who, is_familiar=bool)
+
+        limits.give_back_login(first)
+
+        limits.take_login("d@example.com", who, is_familiar=bool)
 
 
 class TestThePasswordMail:
