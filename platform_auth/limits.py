@@ -149,6 +149,11 @@ def give_back_otp(attempt: OTPAttempt) -> None:
             row.save(update_fields=["times"])
 
 
+def clear_otp(user: Any) -> None:
+    """After the factor is gone: the guesses at it say nothing about the next one."""
+    RateCounter.objects.filter(key=_otp_key(user)).update(times=[], refused=False)
+
+
 def allows_otp(user: Any) -> bool:
     """Return whether a one-time password of a user would be looked at now; count nothing."""
     row = RateCounter.objects.filter(key=_otp_key(user)).first()

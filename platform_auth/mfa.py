@@ -26,6 +26,7 @@ from . import (
     errors,
     events,
     factors,
+    limits,
     sessions,
     signals,
     totp,
@@ -216,6 +217,7 @@ def _turn_off(user: Any) -> bool:
             return False
         RecoveryCode.objects.filter(user=user).delete()
         PendingFactor.objects.filter(user=user).delete()
+        limits.clear_otp(user)
         if factors.is_required_for(user):
             bound = RefreshSession.objects.filter(user=user, factor_satisfied=False)
             if conf.OAUTH_SATISFIES_MFA:

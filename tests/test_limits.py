@@ -532,6 +532,16 @@ class TestTheOneTimePassword:
 
         assert not limits.allows_otp(user)
 
+    def test_those_of_one_user_can_be_cleared(self, user: Any) -> None:
+        other = make_user()
+        self.take(user, 10)
+        self.take(other, 10)
+
+        limits.clear_otp(user)
+
+        assert len(self.take(user, 12)) == 10
+        assert not limits.allows_otp(other)
+
     def test_a_configured_limit_holds(self, user: Any, settings: Any, clock: Any) -> None:
         settings.PLATFORM_AUTH = {
             **settings.PLATFORM_AUTH,

@@ -573,6 +573,16 @@ class TestDisable:
         assert [mail.to for mail in mailoutbox] == [[user.email]]
         assert AuthEvent.objects.get(kind="factor_disabled").user == user
 
+    def test_guesses_at_it_do_not_keep_out_the_next_one(
+        self, app: Authenticator, codes: list[str], signed_in: Api
+    ) -> None:
+        for _ in range(12):
+            signed_in.post("/auth/tfa/disable", {"otp": app.wrong()})
+        signed_in.post("/auth/tfa/disable", {"otp": codes[0]})
+
+        assert attempts() == 0
+        enrol(signed_in)
+
     def test_it_can_be_set_up_anew(self, app: Authenticator, signed_in: Api, user: Any, clock: Any) -> None:
         signed_in.post("/auth/tfa/disable", {"otp": app.code()})
         clock.shift(30)
@@ -817,6 +827,23 @@ class TestResetByAnAdmin:
         assert [mail.to for mail in mailoutbox] == [[user.email]]
         assert AuthEvent.objects.get(kind="factor_disabled").reason == f"admin {request.user.pk}"
         assert log_in(user).status_code == 200
+
+    @pytest.mark.usefixtures("no_login_limits")
+    def test_guesses_at_it_do_not_keep_out_the_next_one(
+        self, app: Authenticator, user: Any, clock: Any
+    ) -> None:
+        """Both limits: an admin is asked when nothing else helps."""
+        for _ in range(4):
+            for _ in range(12):
+                log_in(user, otp=app.wrong())
+            clock.shift(901)
+        assert_refused(log_in(user, otp=app.code()), "REQUESTS_EXCEEDED", 429)
+
+        mfa.reset_by_admin(user)
+
+        api = Api()
+        api.login(user.email)
+        enrol(api)
 
     def test_without_a_factor_there_is_nothing_to_tell(self, user: Any, mailoutbox: Any) -> None:
         assert mfa.reset_by_admin(user) is False
