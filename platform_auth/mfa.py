@@ -99,8 +99,7 @@ def enable(
         )
     step = factors.verify_enrolment(user, secret, otp, client=who)
     raw_codes = factors.new_recovery_codes() if with_recovery_codes else []
-    _turn_on(session, secret, step=step, raw_codes=raw_codes)
-    events.record(AuthEvent.Kind.FACTOR_ENABLED, user=user, client=who, session_id=session.id)
+    _turn_on(session, secret, step=step, raw_codes=raw_codes, who=who)
     events.announce(signals.factor_enabled, user=user, request=request, client=who)
     emails.send_notice(user, "factor_enabled", client=who)
     return raw_codes
@@ -116,9 +115,8 @@ def disable(session: RefreshSession, *, otp: str, request: HttpRequest) -> None:
     who = client.of(request)
     _require_enrolled(user)
     factors.verify(user, otp, client=who)
-    if not _turn_off(user):
+    if not _turn_off(user, who=who, reason="user", session_id=session.id):
         raise _not_enrolled()
-    events.record(AuthEvent.Kind.FACTOR_DISABLED, user=user, client=who, reason="user", session_id=session.id)
     events.announce(signals.factor_disabled, user=user, request=request, client=who, by="user")
     emails.send_notice(user, "factor_disabled", client=who)
 
@@ -137,19 +135,17 @@ def renew_recovery_codes(
     _require_enrolled(user)
     factors.verify(user, otp, client=who)
     raw_codes = factors.new_recovery_codes()
-    _replace_codes(user, raw_codes)
-    events.record(AuthEvent.Kind.RECOVERY_CODES_RENEWED, user=user, client=who, session_id=session.id)
+    _replace_codes(session, raw_codes=raw_codes, who=who)
     return raw_codes
 
 
 def reset_by_admin(user: Any, *, request: HttpRequest | None = None) -> bool:
     """Remove a user's factor and recovery codes on an admin's word; return whether there was one."""
-    if not _turn_off(user):
-        return False
     who = client.of(request)
     admin = getattr(request, "user", None)
     reason = f"admin {admin.pk}" if admin is not None and admin.pk is not None else "admin"
-    events.record(AuthEvent.Kind.FACTOR_DISABLED, user=user, client=who, reason=reason)
+    if not _turn_off(user, who=who, reason=reason):
+        return False
     events.announce(signals.factor_disabled, user=user, request=request, client=who, by="admin")
     emails.send_notice(user, "factor_disabled")
     return True
@@ -183,7 +179,9 @@ def _keep_pending(session: RefreshSession, secret: str) -> None:
 
 @sensitive_variables()
 @contention.retried
-def _turn_on(session: RefreshSession, secret: str, *, step: int, raw_codes: list[str]) -> None:
+def _turn_on(
+    session: RefreshSession, secret: str, *, step: int, raw_codes: list[str], who: client.Client
+) -> None:
     user = session.user
     # The code that confirms it is spent: it does not log anybody in.
     factor = TOTPFactor(user=user, name=_("Authenticator app"), last_step=step, last_used_at=timezone.now())
@@ -203,14 +201,15 @@ def _turn_on(session: RefreshSession, secret: str, *, step: int, raw_codes: list
             factor.save(force_insert=True)
             factors.replace_recovery_codes(user, raw_codes)
             sessions.revoke_all(user, keep=session)
+            events.record(AuthEvent.Kind.FACTOR_ENABLED, user=user, client=who, session_id=session.id)
     except IntegrityError:
         raise _enrolled() from None
     session.tfa_required, session.amr = False, " ".join(methods)
 
 
 @contention.retried
-def _turn_off(user: Any) -> bool:
-    """Delete the factor with all that belongs to it; False where there was none."""
+def _turn_off(user: Any, *, who: client.Client, reason: str, session_id: object = None) -> bool:
+    """Delete the factor with all that belongs to it and record why, all or nothing; False where there was none."""
     with transaction.atomic(using=router.db_for_write(TOTPFactor)):
         user_rows.lock(user)
         if not TOTPFactor.objects.filter(user=user).delete()[0]:
@@ -223,17 +222,22 @@ def _turn_off(user: Any) -> bool:
             if conf.OAUTH_SATISFIES_MFA:
                 bound = bound.filter(provider="")
             bound.update(tfa_required=True)
+        events.record(
+            AuthEvent.Kind.FACTOR_DISABLED, user=user, client=who, reason=reason, session_id=session_id
+        )
     return True
 
 
 @sensitive_variables()
 @contention.retried
-def _replace_codes(user: Any, raw_codes: list[str]) -> None:
+def _replace_codes(session: RefreshSession, *, raw_codes: list[str], who: client.Client) -> None:
+    user = session.user
     with transaction.atomic(using=router.db_for_write(RecoveryCode)):
         user_rows.lock(user)
         # Not if the factor was removed meanwhile: codes without a factor would come back with the next one.
         _require_enrolled(user)
         factors.replace_recovery_codes(user, raw_codes)
+        events.record(AuthEvent.Kind.RECOVERY_CODES_RENEWED, user=user, client=who, session_id=session.id)
 
 
 def _refuse_if_enrolled(user: Any) -> None:

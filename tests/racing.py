@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from django.db import connection, connections, models
+from django.db import OperationalError, connection, connections, models
 
 T = TypeVar("T")
 
@@ -62,3 +62,18 @@ def meanwhile(act: Callable[[], Any], *, after: str, of: type[models.Model]) -> 
     with connection.execute_wrapper(execute_and_act):
         yield
     assert not waiting, "there was no such statement"
+
+
+@contextmanager
+def failing(*, at: str, of: type[models.Model], times: int = 1) -> Iterator[None]:
+    """Let the database fail some times, in place of a kind of statement ("INSERT") on a model's table."""
+    failures = [OperationalError("server closed the connection unexpectedly") for _ in range(times)]
+
+    def execute_or_fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if failures and sql.startswith(at) and of._meta.db_table in sql:
+            raise failures.pop()
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(execute_or_fail):
+        yield
+    assert not failures, "there was no such statement"

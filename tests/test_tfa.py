@@ -14,7 +14,7 @@ from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.core.management import call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.dispatch import receiver
 from django.test import RequestFactory
 from django.urls import reverse
@@ -30,6 +30,7 @@ from platform_auth.models import (
     TOTPFactor,
 )
 from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol, make_user
+from tests.racing import failing
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("clock")]
 
@@ -749,6 +750,56 @@ class TestAReplica:
         lagging()
 
         signed_in.refreshed()
+
+
+class TestAllOrNothing:
+    """A change of the factor and its event are one: a database that fails leaves nothing half done."""
+
+    def test_the_set_up(self, signed_in: Api, user: Any, mailoutbox: Any) -> None:
+        other = Api()
+        other.login(user.email)
+        secret = signed_in.post("/auth/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
+        body = {"secret": secret, "otp": Authenticator(secret).code()}
+
+        with failing(at="INSERT", of=AuthEvent):
+            response = signed_in.post("/auth/tfa/enable", body)
+
+        assert_refused(response, "SERVICE_UNAVAILABLE", 503)
+        assert not TOTPFactor.objects.exists()
+        assert not RecoveryCode.objects.exists()
+        assert not mailoutbox
+        assert other.get("/auth/tfa").status_code == 200
+        assert signed_in.post("/auth/tfa/enable", body).status_code == 200
+        assert len(mailoutbox) == 1
+
+    def test_its_removal(self, app: Authenticator, signed_in: Api, mailoutbox: Any) -> None:
+        mailoutbox.clear()
+
+        with failing(at="INSERT", of=AuthEvent):
+            response = signed_in.post("/auth/tfa/disable", {"otp": app.code()})
+
+        assert_refused(response, "SERVICE_UNAVAILABLE", 503)
+        assert TOTPFactor.objects.exists()
+        assert RecoveryCode.objects.count() == 10
+        assert not mailoutbox
+
+    def test_its_removal_by_an_admin(self, app: Authenticator, user: Any, mailoutbox: Any) -> None:
+        mailoutbox.clear()
+
+        with failing(at="INSERT", of=AuthEvent), pytest.raises(OperationalError):
+            mfa.reset_by_admin(user)
+
+        assert TOTPFactor.objects.exists()
+        assert not mailoutbox
+
+    def test_new_recovery_codes(
+        self, app: Authenticator, codes: list[str], signed_in: Api, user: Any
+    ) -> None:
+        with failing(at="INSERT", of=AuthEvent):
+            response = signed_in.post("/auth/tfa/recovery-codes", {"password": PASSWORD, "otp": app.code()})
+
+        assert_refused(response, "SERVICE_UNAVAILABLE", 503)
+        assert log_in(user, otp=codes[0]).status_code == 200
 
 
 class TestNowhereInClear:
