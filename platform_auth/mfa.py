@@ -27,6 +27,7 @@ from . import (
     events,
     factors,
     limits,
+    sealing,
     sessions,
     signals,
     totp,
@@ -93,7 +94,7 @@ def enable(
     pending = PendingFactor.objects.filter(
         session_id=session.id, user=user, expires_at__gt=timezone.now()
     ).first()
-    if pending is None or not hmac.compare_digest(pending.secret.encode(), secret.encode()):
+    if pending is None or not _is_waiting(pending, secret):
         raise errors.InvalidPayload(
             _("Ask for a new secret: this one is not, or no longer, waiting."), field="secret"
         )
@@ -175,6 +176,15 @@ def _keep_pending(session: RefreshSession, secret: str) -> None:
     except IntegrityError:
         # The same session asked twice at the same moment: the later answer holds.
         rows.update(**changes)
+
+
+@sensitive_variables()
+def _is_waiting(pending: PendingFactor, secret: str) -> bool:
+    try:
+        return hmac.compare_digest(pending.secret.encode(), secret.encode())
+    except sealing.SealBroken:
+        # Its key left the settings within ten minutes. Unlike that of a factor, it is easily had anew.
+        return False
 
 
 @sensitive_variables()

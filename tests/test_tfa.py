@@ -482,6 +482,14 @@ class TestEnable:
 
         assert_refused(self.enable(other, waiting), "INVALID_PAYLOAD", 400)
 
+    def test_a_secret_whose_key_is_lost_is_to_be_asked_for_anew(
+        self, signed_in: Api, waiting: Authenticator, settings: Any
+    ) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "ENCRYPTION_KEYS": ["z" * 40]}
+
+        assert_refused(self.enable(signed_in, waiting), "INVALID_PAYLOAD", 400)
+        enrol(signed_in)
+
     def test_a_second_time_is_refused(self, signed_in: Api, waiting: Authenticator, clock: Any) -> None:
         self.enable(signed_in, waiting)
         clock.shift(30)
