@@ -100,7 +100,7 @@ def enable(
         )
     step = factors.verify_enrolment(user, secret, otp, client=who)
     raw_codes = factors.new_recovery_codes() if with_recovery_codes else []
-    _turn_on(session, secret, step=step, raw_codes=raw_codes, who=who)
+    _turn_on(session, pending=pending, secret=secret, step=step, raw_codes=raw_codes, who=who)
     events.announce(signals.factor_enabled, user=user, request=request, client=who)
     emails.send_notice(user, "factor_enabled", client=who)
     return raw_codes
@@ -190,7 +190,13 @@ def _is_waiting(pending: PendingFactor, secret: str) -> bool:
 @sensitive_variables()
 @contention.retried
 def _turn_on(
-    session: RefreshSession, secret: str, *, step: int, raw_codes: list[str], who: client.Client
+    session: RefreshSession,
+    *,
+    pending: PendingFactor,
+    secret: str,
+    step: int,
+    raw_codes: list[str],
+    who: client.Client,
 ) -> None:
     user = session.user
     # The code that confirms it is spent: it does not log anybody in.
@@ -201,8 +207,9 @@ def _turn_on(
         with transaction.atomic(using=router.db_for_write(TOTPFactor)):
             if not user_rows.lock(user):
                 raise errors.InvalidToken(challenge=True)
-            # Spent by its row count, so that one secret is not turned on twice.
-            if not PendingFactor.objects.filter(session_id=session.id).delete()[0]:
+            # Spent by its row count, so that one secret is not turned on twice, nor one that another has replaced.
+            confirmed = PendingFactor.objects.filter(pk=pending.pk, sealed_secret=pending.sealed_secret)
+            if not confirmed.delete()[0]:
                 raise errors.InvalidPayload(_("Ask for a new secret: this one is used."), field="secret")
             kept = RefreshSession.objects.filter(pk=session.pk)
             if not kept.update(tfa_required=False, amr=" ".join(methods)):

@@ -30,7 +30,7 @@ from platform_auth.models import (
     TOTPFactor,
 )
 from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol, make_user
-from tests.racing import failing
+from tests.racing import failing, meanwhile
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("clock")]
 
@@ -489,6 +489,24 @@ class TestEnable:
 
         assert_refused(self.enable(signed_in, waiting), "INVALID_PAYLOAD", 400)
         enrol(signed_in)
+
+    def test_a_secret_that_another_replaces_meanwhile_is_refused(
+        self, signed_in: Api, waiting: Authenticator
+    ) -> None:
+        """It is confirmed, and before it is turned on another tab asks for a new one: that one is waiting then."""
+        other_tab = Api()
+        other_tab.access_token = signed_in.access_token
+        new: list[Any] = []
+
+        def ask() -> None:
+            new.append(other_tab.post("/auth/tfa/generate", {"password": PASSWORD}).json()["data"])
+
+        with meanwhile(ask, after="SELECT", of=PendingFactor):
+            response = self.enable(signed_in, waiting)
+
+        assert_refused(response, "INVALID_PAYLOAD", 400)
+        assert not TOTPFactor.objects.exists()
+        assert self.enable(signed_in, Authenticator(new[0]["secret"])).status_code == 200
 
     def test_a_second_time_is_refused(self, signed_in: Api, waiting: Authenticator, clock: Any) -> None:
         self.enable(signed_in, waiting)
