@@ -58,6 +58,8 @@ def authenticate(request: HttpRequest, *, email: str, password: str, otp: str | 
         try:
             factors.verify(user, otp, client=who)
         except (errors.InvalidOTP, errors.RequestsExceeded) as refusal:
+            if otp is None:
+                limits.give_back_address(attempt)
             reason = "otp" if isinstance(refusal, errors.InvalidOTP) else "limited"
             events.announce(
                 signals.login_failed, user=user, request=request, client=who, email=email, reason=reason

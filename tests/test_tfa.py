@@ -249,6 +249,43 @@ class TestLogin:
 
         assert_refused(log_in(user, otp=app.code()), "REQUESTS_EXCEEDED", 429)
 
+    def office(self, size: int) -> list[tuple[Any, Authenticator]]:
+        """Users with a factor, behind one address."""
+        made = []
+        for _ in range(size):
+            user, app = make_user(), Authenticator(pyotp.random_base32())
+            factor = TOTPFactor(user=user)
+            factor.set_secret(app.secret)
+            factor.save()
+            made.append((user, app))
+        return made
+
+    def test_an_office_logs_in_by_a_front_end_that_asks_twice(self, settings: Any) -> None:
+        """Password first, then once more with the one-time password: the address pays for neither."""
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "LIMITS": {"login": {"address": "10/m"}}}
+
+        answers = [
+            (log_in(user).status_code, log_in(user, otp=app.code()).status_code)
+            for user, app in self.office(15)
+        ]
+
+        assert answers == [(401, 200)] * 15
+
+    def test_a_wrong_one_costs_the_address(self, settings: Any) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "LIMITS": {"login": {"address": "10/m"}}}
+
+        answers = [log_in(user, otp=app.wrong()).status_code for user, app in self.office(12)]
+
+        assert answers == [401] * 10 + [429] * 2
+
+    def test_a_missing_one_costs_and_clears_nothing_of_the_accounts(
+        self, app: Authenticator, user: Any
+    ) -> None:
+        """Who knows the password does not win back guesses at it, or at the account's other doors."""
+        answers = [log_in(user, password=password) for password in ["wrong", PASSWORD] * 4]
+
+        assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 3
+
     def test_a_user_without_a_factor_needs_none_and_may_send_one(self, user: Any) -> None:
         response = log_in(user, otp="123456")
 
