@@ -48,10 +48,10 @@ def authenticate(request: HttpRequest, *, email: str, password: str, otp: str | 
     attempt = _take_login(request, email, who)
     user = django_authenticate(request, username=email, email=email, password=password)
     if getattr(request, "axes_locked_out", False):
-        _refuse(request, email, who, "limited")
+        _record_failure(request, email, who, "limited")
         raise errors.RequestsExceeded(AXES_RETRY_AFTER)
     if user is None or not user.is_active:
-        _refuse(request, email, who, "credentials")
+        _record_failure(request, email, who, "credentials")
         raise errors.InvalidCredentials
     amr: tuple[str, ...] = ("pwd",)
     if factors.of(user):
@@ -108,7 +108,7 @@ def _take_login(request: HttpRequest, email: str, who: client.Client) -> limits.
         raise
 
 
-def _refuse(request: HttpRequest, email: str, who: client.Client, reason: str) -> None:
+def _record_failure(request: HttpRequest, email: str, who: client.Client, reason: str) -> None:
     """Record a failed log-in. The look-up names the account to its admin, and is done for every address alike."""
     user = backends.find_by_email(email)
     events.record(AuthEvent.Kind.LOGIN_FAILED, user=user, client=who, reason=reason)
