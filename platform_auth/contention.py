@@ -1,4 +1,4 @@
-"""Try again what the database gave up on: serialization failures and deadlocks.
+"""Try again what the database gave up on (serialization failures, deadlocks); undo what it left half done.
 
 The statements retried are safe to repeat: the database rolled them back, and a conditional UPDATE or DELETE decides
 once more. Inside a transaction of the caller nothing is tried again, since the whole of it is lost.
@@ -7,14 +7,18 @@ once more. Inside a transaction of the caller nothing is tried again, since the 
 from __future__ import annotations
 
 import functools
+import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, InterfaceError, OperationalError, connections
 
 from . import errors
+
+logger = logging.getLogger("platform_auth")
 
 ATTEMPTS = 4
 """The first and three more."""
@@ -43,6 +47,19 @@ def retried(function: Callable[P, R]) -> Callable[P, R]:
         raise errors.ServiceUnavailable
 
     return wrapper
+
+
+@contextmanager
+def compensated(undo: Callable[[], None]) -> Iterator[None]:
+    """Undo what was done before where the database fails in here, so that the 503 has consumed nothing."""
+    try:
+        yield
+    except (errors.ServiceUnavailable, OperationalError, InterfaceError):
+        try:
+            undo()
+        except (errors.ServiceUnavailable, DatabaseError, InterfaceError):
+            logger.warning("the database could not undo what it left half done", exc_info=True)
+        raise
 
 
 def gave_up(error: DatabaseError) -> bool:

@@ -26,7 +26,7 @@ AXES_RETRY_AFTER = 60
 
 
 class Verified(NamedTuple):
-    """A user who has shown who they are, and how (`amr`, RFC 8176).
+    """A user who has shown who they are, and how (`amr`, RFC 8176); `spent`: the one-time password that it took.
 
     `confirm` tells whether a fresh copy of the user still has the password that was right, so that an upgraded hash
     counts as the same one and a changed password does not.
@@ -35,6 +35,7 @@ class Verified(NamedTuple):
     user: Any
     amr: tuple[str, ...]
     confirm: Callable[[Any], bool]
+    spent: factors.Spent | None = None
 
 
 @sensitive_variables()
@@ -54,9 +55,10 @@ def authenticate(request: HttpRequest, *, email: str, password: str, otp: str | 
         _record_failure(request, email, who, "credentials")
         raise errors.InvalidCredentials
     amr: tuple[str, ...] = ("pwd",)
+    spent = None
     if factors.of(user):
         try:
-            factors.verify(user, otp, client=who)
+            spent = factors.verify(user, otp, client=who)
         except (errors.InvalidOTP, errors.RequestsExceeded) as refusal:
             if otp is None:
                 limits.give_back_address(attempt)
@@ -69,7 +71,7 @@ def authenticate(request: HttpRequest, *, email: str, password: str, otp: str | 
     limits.give_back_login(attempt)
     # Not `fresh.check_password`, here and below: it writes an upgraded hash without looking whether the password was
     # changed meanwhile, and so could bring the old one back.
-    return Verified(user, amr, lambda fresh: check_password(password, fresh.password))
+    return Verified(user, amr, lambda fresh: check_password(password, fresh.password), spent)
 
 
 @sensitive_variables()

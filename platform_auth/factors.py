@@ -4,6 +4,8 @@
 in place of django-otp's throttle, whose delay doubles without an end). A recovery code does not wait for that
 limit: its 80 random bits need none. For the same reason it is kept as a plain SHA-256: there is nothing to
 guess that a slow hash would slow down.
+
+What `verify` spends is given back should the database fail before it was of use: see `given_back_on_failure`.
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ import functools
 import hashlib
 import re
 import secrets
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, NoReturn
 
 import django_otp
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import connections, router, transaction
+from django.db.models import F
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from . import contention, emails, errors, events, limits, totp
+from . import contention, emails, errors, events, limits, totp, user_rows
 from .client import NOBODY, Client
 from .conf import conf
 from .models import AuthEvent, CountedCode, RecoveryCode, TOTPFactor
@@ -32,6 +36,15 @@ _GROUPS, _GROUP_LENGTH = 4, 4
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _READ_AS = str.maketrans("ilo", "110")
 _RECOVERY_SHAPE = re.compile(r"[0-9A-Za-z]{4}(?:-?[0-9A-Za-z]{4}){3}")
+
+
+class Spent(NamedTuple):
+    """What `verify` spent: the time step of a code, or a recovery code."""
+
+    user: Any
+    factor_id: int
+    step: int | None = None
+    recovery_code: RecoveryCode | None = None
 
 
 def of(user: Any) -> TOTPFactor | None:
@@ -62,8 +75,8 @@ def recovery_codes_left(user: Any) -> int:
 
 
 @sensitive_variables()
-def verify(user: Any, otp: str | None, *, client: Client = NOBODY) -> None:
-    """Spend a one-time password, or a recovery code, of a user whose password was right.
+def verify(user: Any, otp: str | None, *, client: Client = NOBODY) -> Spent:
+    """Spend a one-time password, or a recovery code, of a user whose password was right; return what was spent.
 
     Raises InvalidOTP or RequestsExceeded. Only six digits count as an attempt: nothing, or what is neither a
     code nor a recovery code, is refused without.
@@ -71,12 +84,18 @@ def verify(user: Any, otp: str | None, *, client: Client = NOBODY) -> None:
     factor = of(user)
     if otp is None or factor is None:
         _refuse(user, client, "missing")
-    elif totp.has_shape(otp):
-        _verify_code(user, otp, client, spend=functools.partial(_spend, user, factor), reason="code")
-    elif _RECOVERY_SHAPE.fullmatch(otp):
-        _verify_recovery_code(user, otp, client)
-    else:
+    if totp.has_shape(otp):
+        return _verify_code(user, otp, client, spend=functools.partial(_spend, user, factor), reason="code")
+    if not _RECOVERY_SHAPE.fullmatch(otp):
         _refuse(user, client, "shape")
+    return _verify_recovery_code(user, factor, otp, client)
+
+
+@contextmanager
+def given_back_on_failure(spent: Spent | None) -> Iterator[None]:
+    """Give back what was spent where the database fails in here: a 503 consumes nothing."""
+    with contention.compensated(functools.partial(_give_back, spent)):
+        yield
 
 
 @sensitive_variables()
@@ -101,23 +120,31 @@ def new_recovery_codes() -> list[str]:
 @sensitive_variables()
 def replace_recovery_codes(user: Any, raw_codes: list[str]) -> None:
     """Make these the only recovery codes of a user. Within a transaction of the caller."""
+    now = timezone.now()
     RecoveryCode.objects.filter(user_id=user.pk).delete()
     RecoveryCode.objects.bulk_create(
-        [RecoveryCode(user=user, digest=_digest(user, raw)) for raw in raw_codes]
+        [RecoveryCode(user=user, digest=_digest(user, raw), created_at=now) for raw in raw_codes]
     )
 
 
 @sensitive_variables()
-def _verify_code(user: Any, code: str, client: Client, *, spend: Callable[[str], bool], reason: str) -> None:
+def _verify_code(
+    user: Any, code: str, client: Client, *, spend: Callable[[str], TOTPFactor | None], reason: str
+) -> Spent:
     attempt = _take(user, client)
-    if not spend(code):
+    with contention.compensated(functools.partial(limits.give_back_otp, attempt)):
+        factor = spend(code)
+    if factor is None:
         _refuse(user, client, reason)
-    limits.give_back_otp(attempt)
+    spent = Spent(user, factor.pk, step=factor.last_step)
+    with given_back_on_failure(spent):
+        limits.give_back_otp(attempt)
+    return spent
 
 
 @sensitive_variables()
 @contention.retried
-def _spend(user: Any, factor: TOTPFactor, code: str) -> bool:
+def _spend(user: Any, factor: TOTPFactor, code: str) -> TOTPFactor | None:
     """Let the factor accept a code that is counted, under its row's lock where the database has such locks.
 
     SQLite has none: there the conditional UPDATE in `spend` decides alone, outside a transaction that would have to
@@ -126,26 +153,57 @@ def _spend(user: Any, factor: TOTPFactor, code: str) -> bool:
     database = router.db_for_write(TOTPFactor)
     counted = CountedCode(code)
     if not connections[database].features.has_select_for_update:
-        return factor.verify_token(counted)
+        return factor if factor.verify_token(counted) else None
     # django-otp opens its transaction on the default database, which may be another.
     with transaction.atomic(using=database):
-        return django_otp.verify_token(user, factor.persistent_id, counted) is not None  # type: ignore[no-untyped-call]
+        verified: TOTPFactor | None = django_otp.verify_token(user, factor.persistent_id, counted)  # type: ignore[no-untyped-call]
+    return verified
 
 
 @sensitive_variables()
-def _verify_recovery_code(user: Any, raw_code: str, client: Client) -> None:
-    if not _take_recovery_code(user, raw_code):
+def _verify_recovery_code(user: Any, factor: TOTPFactor, raw_code: str, client: Client) -> Spent:
+    code = _take_recovery_code(user, raw_code, client)
+    if code is None:
         _refuse(user, client, "recovery code")
-    events.record(AuthEvent.Kind.RECOVERY_CODE_USED, user=user, client=client)
     emails.send_notice(user, "recovery_code_used", client=client)
+    return Spent(user, factor.pk, recovery_code=code)
 
 
 @sensitive_variables()
 @contention.retried
-def _take_recovery_code(user: Any, raw_code: str) -> bool:
-    """Delete a recovery code; whoever deletes the row has spent it."""
-    deleted, _by_model = RecoveryCode.objects.filter(user_id=user.pk, digest=_digest(user, raw_code)).delete()
-    return bool(deleted)
+def _take_recovery_code(user: Any, raw_code: str, client: Client) -> RecoveryCode | None:
+    """Delete a recovery code and record it, both or neither; whoever deletes the row has spent it."""
+    # Before the transaction: one of SQLite must not turn from reading to writing.
+    code: RecoveryCode | None = RecoveryCode.objects.filter(
+        user_id=user.pk, digest=_digest(user, raw_code)
+    ).first()
+    if code is None:
+        return None
+    with transaction.atomic(using=router.db_for_write(RecoveryCode)):
+        if not RecoveryCode.objects.filter(pk=code.pk).delete()[0]:
+            return None
+        events.record(AuthEvent.Kind.RECOVERY_CODE_USED, user=user, client=client)
+    return code
+
+
+@contention.retried
+def _give_back(spent: Spent | None) -> None:
+    """Let it be spent again, unless it is over: a later code was spent, the codes were renewed, the factor is gone."""
+    if spent is None:
+        return
+    if spent.recovery_code is None:
+        # To the step before, whatever the last one was: no older code comes back to life.
+        rows = TOTPFactor.objects.filter(pk=spent.factor_id, last_step=spent.step)
+        rows.update(last_step=F("last_step") - 1)
+        return
+    with transaction.atomic(using=router.db_for_write(RecoveryCode)):
+        user_rows.lock(spent.user)
+        is_on = TOTPFactor.objects.filter(pk=spent.factor_id).exists()
+        newer = RecoveryCode.objects.filter(
+            user_id=spent.user.pk, created_at__gt=spent.recovery_code.created_at
+        )
+        if is_on and not newer.exists():
+            spent.recovery_code.save(force_insert=True)
 
 
 def _take(user: Any, client: Client) -> limits.OTPAttempt:
@@ -187,7 +245,13 @@ class _Guard:
         try:
             if not totp.has_shape(code):
                 _refuse(factor.user, NOBODY, "shape, by django-otp")
-            _verify_code(factor.user, code, NOBODY, spend=factor.spend, reason="code, by django-otp")
+            _verify_code(
+                factor.user,
+                code,
+                NOBODY,
+                spend=lambda code: factor if factor.spend(code) else None,
+                reason="code, by django-otp",
+            )
         except (errors.InvalidOTP, limits.Limited):
             return False
         return True

@@ -115,9 +115,9 @@ def disable(session: RefreshSession, *, otp: str, request: HttpRequest) -> None:
     user = session.user
     who = client.of(request)
     _require_enrolled(user)
-    factors.verify(user, otp, client=who)
-    if not _turn_off(user, who=who, reason="user", session_id=session.id):
-        raise _not_enrolled()
+    with factors.given_back_on_failure(factors.verify(user, otp, client=who)):
+        if not _turn_off(user, who=who, reason="user", session_id=session.id):
+            raise _not_enrolled()
     events.announce(signals.factor_disabled, user=user, request=request, client=who, by="user")
     emails.send_notice(user, "factor_disabled", client=who)
 
@@ -134,9 +134,9 @@ def renew_recovery_codes(
     who = client.of(request)
     credentials.confirm(request, session, password=password)
     _require_enrolled(user)
-    factors.verify(user, otp, client=who)
     raw_codes = factors.new_recovery_codes()
-    _replace_codes(session, raw_codes=raw_codes, who=who)
+    with factors.given_back_on_failure(factors.verify(user, otp, client=who)):
+        _replace_codes(session, raw_codes=raw_codes, who=who)
     return raw_codes
 
 

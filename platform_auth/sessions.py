@@ -74,13 +74,15 @@ def open(
     factor_satisfied: bool = False,
     confirm: Callable[[Any], bool] | None = None,
     replacing: str | None = None,
+    spent: factors.Spent | None = None,
 ) -> Grant:
     """Open a session for a user who has shown who they are.
 
     `amr`: how (RFC 8176), with "otp" where a second factor was given. `factor_satisfied`: a second factor that is not
     ours was shown; no policy then asks this session for ours. `confirm`: tells whether a fresh copy of the
     user still has the password that was verified. `replacing`: the refresh token of a session that this one takes the
-    place of, which ends. Raises InvalidOTP if the user has a second factor and it was neither
+    place of, which ends. `spent`: the one-time password that was given, which is given back where the database fails.
+    Raises InvalidOTP if the user has a second factor and it was neither
     given nor `factor_satisfied`; InvalidCredentials if the password changed, or the user was deactivated, meanwhile.
     """
     now = timezone.now()
@@ -101,9 +103,10 @@ def open(
         ip_address=who.address,
         user_agent=who.user_agent,
     )
-    _insert(session, satisfied=factor_satisfied or "otp" in amr, confirm=confirm, who=who)
-    if replacing is not None:
-        end(replacing, request=request, reason="replaced")
+    with factors.given_back_on_failure(spent):
+        _insert(session, satisfied=factor_satisfied or "otp" in amr, confirm=confirm, who=who)
+        if replacing is not None:
+            end(replacing, request=request, reason="replaced")
     events.log_failures(
         user_logged_in.send_robust(sender=user.__class__, request=request, user=user, session=session)
     )

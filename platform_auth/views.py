@@ -45,6 +45,7 @@ class LoginView(PasswordLoginView):
             mode=mode,
             amr=verified.amr,
             confirm=verified.confirm,
+            spent=verified.spent,
             replacing=transport.replaced_token(self.http_request, mode),
         )
         return transport.respond(self.http_request, grant)

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import django_otp
 import pyotp
 import pytest
+import time_machine
 from django.contrib.auth.models import Group
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from platform_auth import errors, factors, sealing, totp
 from platform_auth.client import Client
 from platform_auth.models import AuthEvent, RateCounter, RecoveryCode, TOTPFactor
-from tests.conftest import make_user
+from tests.conftest import NOW, make_user
 
 WHO = Client("192.0.2.7", "pytest")
 
@@ -424,6 +425,13 @@ class TestRecoveryCodes:
 
         assert len(kept) == 20
         assert not kept & {one.replace("-", "") for one in codes}
+
+    def test_those_of_one_set_are_of_one_moment(self, user: Any) -> None:
+        """By which a code that is given back is told from one of a set that was renewed."""
+        with time_machine.travel(NOW, tick=True):
+            factors.replace_recovery_codes(user, factors.new_recovery_codes())
+
+        assert len(set(RecoveryCode.objects.values_list("created_at", flat=True))) == 1
 
     def test_one_does_not_wait_for_the_limit_and_costs_no_attempt(
         self, user: Any, codes: list[str], secret: str

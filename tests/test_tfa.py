@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import json
 import logging
@@ -20,7 +22,7 @@ from django.test import RequestFactory
 from django.urls import reverse
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
-from platform_auth import errors, mfa, sealing, sessions, signals
+from platform_auth import errors, factors, mfa, sealing, sessions, signals
 from platform_auth.models import (
     AuthEvent,
     PendingFactor,
@@ -845,6 +847,7 @@ class TestAllOrNothing:
         assert TOTPFactor.objects.exists()
         assert RecoveryCode.objects.count() == 10
         assert not mailoutbox
+        assert signed_in.post("/auth/tfa/disable", {"otp": app.code()}).status_code == 204
 
     def test_its_removal_by_an_admin(self, app: Authenticator, user: Any, mailoutbox: Any) -> None:
         mailoutbox.clear()
@@ -858,11 +861,126 @@ class TestAllOrNothing:
     def test_new_recovery_codes(
         self, app: Authenticator, codes: list[str], signed_in: Api, user: Any
     ) -> None:
+        body = {"password": PASSWORD, "otp": app.code()}
+
         with failing(at="INSERT", of=AuthEvent):
-            response = signed_in.post("/auth/tfa/recovery-codes", {"password": PASSWORD, "otp": app.code()})
+            response = signed_in.post("/auth/tfa/recovery-codes", body)
 
         assert_refused(response, "SERVICE_UNAVAILABLE", 503)
         assert log_in(user, otp=codes[0]).status_code == 200
+        assert signed_in.post("/auth/tfa/recovery-codes", body).status_code == 200
+
+
+class TestA503:
+    """Section 1 of the contract: nothing of the user's was consumed."""
+
+    def assert_fails(self, user: Any, otp: str, at: str = "INSERT", of: Any = RefreshSession) -> None:
+        with failing(at=at, of=of):
+            assert_refused(log_in(user, otp=otp), "SERVICE_UNAVAILABLE", 503)
+
+    def test_a_code_can_be_used_again_and_once(self, app: Authenticator, user: Any) -> None:
+        self.assert_fails(user, app.code())
+
+        assert log_in(user, otp=app.code()).status_code == 200
+        assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
+
+    def test_no_older_code_can(self, app: Authenticator, user: Any) -> None:
+        """Nor the one of the step before, whether it was spent or not: what is given back is one code."""
+        log_in(user, otp=app.code(-1))
+        self.assert_fails(user, app.code())
+
+        assert_refused(log_in(user, otp=app.code(-1)), "INVALID_OTP")
+        assert log_in(user, otp=app.code()).status_code == 200
+
+    def test_nor_can_it_after_a_later_one(self, app: Authenticator, user: Any) -> None:
+        later = app.code(1)
+
+        def meanwhile_spent() -> None:
+            assert TOTPFactor.objects.get().spend(later)
+
+        with meanwhile(meanwhile_spent, after="UPDATE", of=TOTPFactor):
+            self.assert_fails(user, app.code())
+
+        assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
+        assert_refused(log_in(user, otp=later), "INVALID_OTP")
+
+    def test_a_recovery_code_can_be_used_again_and_once(
+        self, app: Authenticator, codes: list[str], user: Any
+    ) -> None:
+        self.assert_fails(user, codes[0])
+
+        assert RecoveryCode.objects.count() == 10
+        assert log_in(user, otp=codes[0]).status_code == 200
+        assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
+
+    def test_the_last_one_can_too(self, app: Authenticator, codes: list[str], user: Any) -> None:
+        for code in codes[1:]:
+            assert log_in(user, otp=code).status_code == 200
+        self.assert_fails(user, codes[0])
+
+        assert log_in(user, otp=codes[0]).status_code == 200
+
+    def test_not_after_the_codes_were_renewed(
+        self, app: Authenticator, codes: list[str], user: Any, clock: Any
+    ) -> None:
+        def renew() -> None:
+            factors.replace_recovery_codes(user, factors.new_recovery_codes())
+
+        with meanwhile(renew, after="DELETE", of=RecoveryCode):
+            self.assert_fails(user, codes[0])
+
+        assert RecoveryCode.objects.count() == 10
+        assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
+
+    def test_not_at_another_factor(self, app: Authenticator, codes: list[str], user: Any) -> None:
+        """Removed and set up anew, by the SDK's path, which makes no recovery codes."""
+
+        def replace() -> None:
+            mfa.reset_by_admin(user)
+            factor = TOTPFactor(user=user)
+            factor.set_secret(pyotp.random_base32())
+            factor.save()
+
+        with meanwhile(replace, after="DELETE", of=RecoveryCode):
+            self.assert_fails(user, codes[0])
+
+        assert not RecoveryCode.objects.exists()
+        assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
+
+    @pytest.mark.parametrize("kind", ["code", "recovery code"])
+    def test_neither_is_lost_where_its_own_bookkeeping_fails(
+        self, app: Authenticator, codes: list[str], user: Any, kind: str, mailoutbox: Any
+    ) -> None:
+        mailoutbox.clear()
+        otp = app.code() if kind == "code" else codes[0]
+        done = ("UPDATE", TOTPFactor) if kind == "code" else ("DELETE", RecoveryCode)
+        left = ("UPDATE", RateCounter) if kind == "code" else ("INSERT", AuthEvent)
+
+        with contextlib.ExitStack() as database:
+            fail = functools.partial(database.enter_context, failing(at=left[0], of=left[1]))
+            with meanwhile(fail, after=done[0], of=done[1]):
+                assert_refused(log_in(user, otp=otp), "SERVICE_UNAVAILABLE", 503)
+
+        assert not mailoutbox
+        assert log_in(user, otp=otp).status_code == 200
+
+    @pytest.mark.django_db(transaction=True)
+    def test_an_attempt_is_not_lost_either(self, app: Authenticator, user: Any) -> None:
+        self.assert_fails(user, app.code(), at="UPDATE", of=TOTPFactor)
+
+        assert attempts() == 0
+        assert log_in(user, otp=app.code()).status_code == 200
+
+    def test_a_session_that_cannot_be_replaced_costs_nothing(self, app: Authenticator, user: Any) -> None:
+        browser = Api()
+        body = {"email": user.email, "password": PASSWORD, "mode": "cookie"}
+        assert browser.post("/auth/login", {**body, "otp": app.code()}).status_code == 200
+
+        with failing(at="DELETE", of=RefreshSession):
+            response = browser.post("/auth/login", {**body, "otp": app.code(1)})
+
+        assert response.status_code == 503
+        assert browser.post("/auth/login", {**body, "otp": app.code(1)}).status_code == 200
 
 
 class TestNowhereInClear:
