@@ -71,7 +71,7 @@ def is_required_for(user: Any) -> bool:
 
 
 def recovery_codes_left(user: Any) -> int:
-    return RecoveryCode.objects.filter(user_id=user.pk).count()
+    return RecoveryCode.objects.good().filter(user_id=user.pk).count()
 
 
 @sensitive_variables()

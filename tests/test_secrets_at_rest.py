@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 
-from platform_auth.models import AuthEvent
+from platform_auth.models import AuthEvent, RecoveryCode
 from tests import life
+from tests.conftest import PASSWORD, Api, Authenticator, enrol
 from tests.providers import Provider
 
 pytestmark = pytest.mark.django_db
@@ -54,6 +57,59 @@ class TestTheSearch:
 
         for text in (life.database_dump(), life.fixtures_dump(), life.admin_pages(user)):
             assert life.found_in(text, {"planted-secret"}) == {"planted-secret"}
+
+
+@pytest.mark.django_db(transaction=True)
+class TestAFixture:
+    """What `dumpdata` writes of a user with a factor can be loaded again."""
+
+    @pytest.fixture
+    def reloaded(self, clock: Any, signed_in: Api, tmp_path: Path) -> tuple[Authenticator, list[str]]:
+        """The app and the recovery codes of a user whose database was dumped, emptied and loaded."""
+        made = enrol(signed_in)
+        clock.shift(30)
+        fixture = str(tmp_path / "all.json")
+        apps = ("auth", "hostapp", "platform_auth")
+        call_command(
+            "dumpdata", *apps, "--natural-foreign", output=fixture, exclude=["auth.permission"], verbosity=0
+        )
+        call_command("flush", interactive=False, verbosity=0)
+        call_command("loaddata", fixture, verbosity=0)
+        return made
+
+    def test_the_factor_is_still_on_and_opens_by_its_codes(
+        self, clock: Any, reloaded: tuple[Authenticator, list[str]], user: Any
+    ) -> None:
+        app, _codes = reloaded
+        api = Api()
+
+        assert api.post("/auth/login", {"email": user.email, "password": PASSWORD}).status_code == 401
+        api.login(user.email, otp=app.code())
+        assert api.get("/auth/tfa").json()["data"]["enabled"] is True
+
+    def test_the_recovery_codes_are_loaded_dead_and_do_not_count(
+        self, clock: Any, reloaded: tuple[Authenticator, list[str]], user: Any
+    ) -> None:
+        """Their digests are not in the fixture."""
+        app, codes = reloaded
+        api = Api()
+        api.login(user.email, otp=app.code())
+
+        assert RecoveryCode.objects.count() == 10
+        assert api.get("/auth/tfa").json()["data"]["recovery_codes_left"] == 0
+        for code in codes[:3]:
+            body = {"email": user.email, "password": PASSWORD, "otp": code}
+            assert api.post("/auth/login", body).status_code == 401
+        clock.shift(60)
+        renewed = api.post("/auth/tfa/recovery-codes", {"password": PASSWORD, "otp": app.code()})
+        assert len(renewed.json()["data"]["recovery_codes"]) == 10
+        assert RecoveryCode.objects.count() == 10
+        assert api.get("/auth/tfa").json()["data"]["recovery_codes_left"] == 10
+
+    def test_the_session_is_loaded_dead(
+        self, clock: Any, reloaded: tuple[Authenticator, list[str]], signed_in: Api
+    ) -> None:
+        assert signed_in.refresh().status_code == 401
 
 
 class TestWhatIsLeft:

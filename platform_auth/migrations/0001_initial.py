@@ -184,7 +184,7 @@ class Migration(migrations.Migration):
             name='RecoveryCode',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('digest', models.CharField(editable=False, max_length=64, serialize=False)),
+                ('digest', models.CharField(editable=False, max_length=64, null=True, serialize=False)),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='created at')),
                 ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='platform_auth_recovery_codes', to=settings.AUTH_USER_MODEL, verbose_name='user')),
             ],
