@@ -10,6 +10,8 @@ import uuid
 from datetime import datetime
 from typing import NamedTuple
 
+from django.views.decorators.debug import sensitive_variables
+
 from . import errors, signed_tokens
 from .conf import conf
 from .models import RefreshSession
@@ -25,6 +27,7 @@ class Claims(NamedTuple):
     tfa_required: bool
 
 
+@sensitive_variables()
 def issue(session: RefreshSession, *, now: datetime) -> tuple[str, int]:
     """Return an access token of a session and its life in seconds, never past the session's own end."""
     expires_at = min(now + conf.ACCESS_TOKEN_TTL, session.expires_at)
@@ -40,6 +43,7 @@ def issue(session: RefreshSession, *, now: datetime) -> tuple[str, int]:
     return token, int(expires_at.timestamp()) - int(now.timestamp())
 
 
+@sensitive_variables()
 def verify(raw_token: str) -> Claims:
     """Return what an access token says. Raises TokenExpired or InvalidToken, with the challenge of RFC 6750."""
     try:

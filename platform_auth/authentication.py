@@ -9,6 +9,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
+from django.views.decorators.debug import sensitive_variables
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
@@ -25,6 +26,7 @@ class AccessTokenAuthentication(BaseAuthentication):
 
     admits_before_enrolment = False
 
+    @sensitive_variables()
     def authenticate(self, request: Request) -> tuple[Any, RefreshSession] | None:
         raw_token = _read(request)
         if raw_token is None:
@@ -54,6 +56,7 @@ class StatelessAccessTokenAuthentication(BaseAuthentication):
     `access_tokens.Claims`.
     """
 
+    @sensitive_variables()
     def authenticate(self, request: Request) -> tuple[Any, access_tokens.Claims] | None:
         raw_token = _read(request)
         if raw_token is None:

@@ -79,6 +79,7 @@ class EmailBackend(ModelBackend):
             limits.give_back_login(attempt)
         return user
 
+    @sensitive_variables()
     async def aauthenticate(
         self,
         request: HttpRequest | None,

@@ -22,11 +22,12 @@ from django.conf import settings as django_settings
 from django.core import signing
 from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
+from django.views.debug import ExceptionReporter
 from rest_framework_simplejwt import tokens as simplejwt
 
 from platform_auth import access_tokens, conf, errors, sessions, signed_tokens
 from platform_auth.models import RefreshSession
-from tests.conftest import Api, code_of
+from tests.conftest import PASSWORD, Api, code_of
 
 pytestmark = pytest.mark.django_db
 
@@ -729,3 +730,49 @@ class TestTheModule:
         tokens = {access_tokens.issue(session, now=timezone.now())[0] for _ in range(20)}
 
         assert len(tokens) == 20
+
+
+class TestAnErrorReport:
+    """Row 120: what Django mails of a failing request to a host's own view shows no token."""
+
+    @pytest.mark.parametrize("path", ["/api/whoami", "/api/stateless"])
+    @pytest.mark.parametrize("where", ["header", "cookie"])
+    def test_it_does_not_show_the_token(
+        self, api: Api, user: Any, settings: Any, rf: Any, path: str, where: str
+    ) -> None:
+        if where == "header":
+            api.login(user.email)
+            token = str(api.access_token)
+            request = rf.get(path, headers={"Authorization": f"Bearer {token}"})
+        else:
+            api.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "session"})
+            token = api.client.cookies["__Host-access_token"].value
+            request = rf.get(path, headers={"Cookie": f"__Host-access_token={token}"})
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "SIGNING_KEYS": ["too short"]}
+
+        with pytest.raises(ImproperlyConfigured) as broken:
+            api.get(path)
+
+        # From Django's handlers on, as a server would see it.
+        traceback = broken.tb
+        while "core/handlers" not in traceback.tb_frame.f_code.co_filename:
+            assert traceback.tb_next is not None
+            traceback = traceback.tb_next
+        reporter = ExceptionReporter(request, broken.type, broken.value, traceback)
+        reports = reporter.get_traceback_html() + reporter.get_traceback_text()
+        assert "authenticate" in reports
+        assert "access_tokens.py" in reports
+        assert token not in reports
+        assert token.rpartition(".")[2] not in reports
+
+    def test_nor_does_one_of_a_host_that_verifies_by_itself(self, user: Any, settings: Any) -> None:
+        token = sessions.open(user).access_token
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "SIGNING_KEYS": ["too short"]}
+
+        with pytest.raises(ImproperlyConfigured) as broken:
+            access_tokens.verify(token)
+
+        frames = ExceptionReporter(None, broken.type, broken.value, broken.tb).get_traceback_data()["frames"]
+        shown = [frame["vars"] for frame in frames if "/tests/" not in frame["filename"]]
+        assert shown
+        assert token not in str(shown)

@@ -8,7 +8,9 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.auth import aauthenticate, authenticate, get_user_model
 from django.test import Client
+from django.views.debug import ExceptionReporter
 
+from platform_auth.backends import EmailBackend
 from platform_auth.models import AuthEvent
 from tests.conftest import PASSWORD, Api, make_user
 
@@ -76,6 +78,19 @@ class TestOtherDoors:
         )
 
         assert found is None
+
+    def test_an_error_report_of_the_asynchronous_way_does_not_show_the_password(self, staff: Any) -> None:
+        """Row 120. The frames below it are the library's that brings it to a thread."""
+        given = "a password for one report"
+
+        with pytest.raises(AttributeError) as broken:
+            async_to_sync(EmailBackend().aauthenticate)(object(), staff.email, given)
+
+        reporter = ExceptionReporter(None, broken.type, broken.value, broken.tb)
+        frames = reporter.get_traceback_data()["frames"]
+        shown = [frame["vars"] for frame in frames if frame["function"] == "aauthenticate"]
+        assert shown
+        assert given not in str(shown)
 
 
 class TestItsEvents:
