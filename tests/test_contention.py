@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, OperationalError, connection, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 
 from platform_auth import contention, errors
 from platform_auth.models import RateCounter
@@ -41,6 +42,42 @@ GAVE_UP = {
     "MariaDB lock wait": Driver(1205, "Lock wait timeout exceeded"),
     "SQLite": Driver("database is locked"),
 }
+
+
+class TestCompensated:
+    def test_what_was_done_is_undone_where_the_database_fails(self) -> None:
+        undone: list[str] = []
+
+        for failure in (OperationalError("gone"), InterfaceError("gone"), errors.ServiceUnavailable()):
+            with (
+                pytest.raises(type(failure)),
+                contention.compensated(functools.partial(undone.append, "undone")),
+            ):
+                raise failure
+
+        assert undone == ["undone"] * 3
+
+    def test_not_where_it_went_well_or_was_refused(self) -> None:
+        undone: list[str] = []
+        undo = functools.partial(undone.append, "undone")
+
+        with contention.compensated(undo):
+            pass
+        with pytest.raises(errors.InvalidOTP), contention.compensated(undo):
+            raise errors.InvalidOTP
+
+        assert not undone
+
+    def test_a_database_that_cannot_undo_either_is_said_in_the_log(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def undo() -> None:
+            raise OperationalError("still gone")
+
+        with pytest.raises(OperationalError, match=r"^gone$"), contention.compensated(undo):
+            raise OperationalError("gone")
+
+        assert "could not undo" in caplog.text
 
 
 @pytest.mark.django_db(transaction=True)

@@ -21,13 +21,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyotp
 import pytest
 from django.db import connection
 from django.utils import timezone
 
 from platform_auth import sessions
-from platform_auth.models import AuthEvent, RefreshSession
-from tests.conftest import make_user
+from platform_auth.models import AuthEvent, RefreshSession, TOTPFactor
+from tests.conftest import PASSWORD, Authenticator, make_user
 
 pytestmark = [pytest.mark.race, pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
 
@@ -171,6 +172,27 @@ def test_a_revocation_outlives_a_kill_right_after_its_answer() -> None:
             running.start()
             assert running.refresh(newest)[0] == 401
             assert not RefreshSession.objects.exists()
+
+
+def test_guesses_of_a_one_time_password_outlive_restarts() -> None:
+    """Row 13. The limits of log-in are in the server's memory, so that a restart leaves this one alone."""
+    user = make_user()
+    factor = TOTPFactor(user=user)
+    factor.set_secret(pyotp.random_base32())
+    factor.save()
+    app = Authenticator(factor.secret)
+
+    def log_in(otp: str) -> int:
+        body = {"email": user.email, "password": PASSWORD, "otp": otp}
+        return running.ask("POST", "/auth/login", body)[0]
+
+    with server() as running:
+        for _restart in range(2):
+            assert [log_in(app.wrong()) for _ in range(5)] == [401] * 5
+            running.kill()
+            running.start()
+
+        assert log_in(app.code()) == 429
 
 
 def test_a_chunked_body_is_read() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import django_otp
 import pyotp
 import pytest
+import segno
 import time_machine
 from django.contrib.auth.models import Group
 from django.core.exceptions import ImproperlyConfigured
@@ -43,6 +45,22 @@ def factor(user: Any, secret: str, clock: Any) -> TOTPFactor:
 def code(secret: str, steps: int = 0) -> str:
     """Return what an authenticator shows now, or some steps from now."""
     return pyotp.TOTP(secret).at(time.time() + 30 * steps)
+
+
+def modules_of(svg: str, *, border: int) -> set[tuple[int, int]]:
+    """Return the dark modules of a QR code: its path runs along them, row by row."""
+    (path,) = re.findall(r' d="([^"]+)"', svg)
+    dark: set[tuple[int, int]] = set()
+    x, y = 0.0, 0.0
+    for command, first, second in re.findall(r"([Mmh])(-?[0-9.]+)(?: ?(-?[0-9.]+))?", path):
+        if command == "M":
+            x, y = float(first), float(second)
+        elif command == "m":
+            x, y = x + float(first), y + float(second)
+        else:
+            dark |= {(int(x) + number - border, int(y) - border) for number in range(int(first))}
+            x += float(first)
+    return dark
 
 
 def evaluated() -> int:
@@ -79,6 +97,18 @@ class TestSecrets:
         assert svg.startswith("<svg")
         assert svg.endswith("</svg>")
         assert "<script" not in svg
+
+    def test_the_qr_code_shows_the_url(self) -> None:
+        """Module by module it is the code of this very URL."""
+        url = totp.provisioning_url(totp.new_secret(), issuer="site.example", account="ann@example.com")
+        code = segno.make(url, error="m")
+
+        drawn = modules_of(totp.qr_svg(url), border=4)
+
+        assert drawn == {
+            (x, y) for y, row in enumerate(code.matrix) for x, module in enumerate(row) if module
+        }
+        assert drawn != modules_of(totp.qr_svg(url + "0"), border=4)
 
 
 class TestTheWindow:

@@ -171,7 +171,9 @@ class TestLogin:
         assert log_in(user, otp=codes[3]).status_code == 200
         assert_refused(log_in(user, otp=codes[3]), "INVALID_OTP")
 
-        assert [mail.to for mail in mailoutbox] == [[user.email]]
+        assert [(mail.to, mail.subject) for mail in mailoutbox] == [
+            ([user.email], "A recovery code was used (testserver)")
+        ]
         assert RecoveryCode.objects.count() == 9
         assert AuthEvent.objects.filter(kind="recovery_code_used").count() == 1
 
@@ -455,7 +457,9 @@ class TestEnable:
         self.enable(signed_in, waiting)
 
         assert [facts["user"] for facts in heard] == [user]
-        assert [mail.to for mail in mailoutbox] == [[user.email]]
+        assert [(mail.to, mail.subject) for mail in mailoutbox] == [
+            ([user.email], "Two-factor authentication is on (testserver)")
+        ]
         assert waiting.secret not in mailoutbox[0].message().as_string()
         event = AuthEvent.objects.get(kind="factor_enabled")
         assert (event.user, event.ip_address) == (user, "127.0.0.1")
@@ -636,7 +640,9 @@ class TestDisable:
         signed_in.post("/auth/tfa/disable", {"otp": app.code()})
 
         assert [(facts["user"], facts["by"]) for facts in heard] == [(user, "user")]
-        assert [mail.to for mail in mailoutbox] == [[user.email]]
+        assert [(mail.to, mail.subject) for mail in mailoutbox] == [
+            ([user.email], "Two-factor authentication is off (testserver)")
+        ]
         assert AuthEvent.objects.get(kind="factor_disabled").user == user
 
     def test_guesses_at_it_do_not_keep_out_the_next_one(
@@ -676,6 +682,13 @@ class TestRecoveryCodes:
         assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
         assert log_in(user, otp=new[0]).status_code == 200
         assert AuthEvent.objects.filter(kind="recovery_codes_renewed").count() == 1
+
+    def test_the_status_tells_how_many_are_left(
+        self, app: Authenticator, codes: list[str], signed_in: Api, user: Any
+    ) -> None:
+        for left in (9, 8, 7):
+            assert log_in(user, otp=codes[left]).status_code == 200
+            assert signed_in.get("/auth/tfa").json()["data"]["recovery_codes_left"] == left
 
     def test_a_recovery_code_gets_a_new_set(
         self, app: Authenticator, codes: list[str], signed_in: Api
@@ -1056,7 +1069,9 @@ class TestResetByAnAdmin:
         assert not TOTPFactor.objects.exists()
         assert not RecoveryCode.objects.exists()
         assert [(facts["user"], facts["by"]) for facts in heard] == [(user, "admin")]
-        assert [mail.to for mail in mailoutbox] == [[user.email]]
+        assert [(mail.to, mail.subject) for mail in mailoutbox] == [
+            ([user.email], "Two-factor authentication is off (testserver)")
+        ]
         assert AuthEvent.objects.get(kind="factor_disabled").reason == f"admin {request.user.pk}"
         assert log_in(user).status_code == 200
 

@@ -6,6 +6,7 @@ by TEST_DATABASE; TEST_RACE_ROUNDS shortens or lengthens the runs.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import Counter
@@ -17,7 +18,7 @@ from django.db import connection, connections
 from django.db.models.signals import post_delete
 from django.test.utils import CaptureQueriesContext
 
-from platform_auth import errors, factors
+from platform_auth import errors, factors, mfa, sessions
 from platform_auth.models import (
     AuthEvent,
     PendingFactor,
@@ -189,6 +190,50 @@ class TestGuesses:
         assert AuthEvent.objects.filter(kind="factor_limited").count() == 1
         assert len(RateCounter.objects.get(key__contains=":otp:").times) == 10
         assert log_in(user, app.code(1)).status_code == 429
+
+
+class TestAFailingRequest:
+    """Row 13: no rollback takes a count back."""
+
+    def test_its_attempt_counts(self, user: Any, settings: Any, clock: Any, atomic_requests: bool) -> None:
+        """A 500 behind the count: the key of the factor's secret is lost."""
+        api = Api()
+        api.login(user.email)
+        app, _codes = enrol(api)
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "ENCRYPTION_KEYS": ["z" * 40]}
+        body = {"email": user.email, "password": PASSWORD, "otp": app.code()}
+
+        response = Api(raise_request_exception=False).post("/auth/login", body)
+
+        assert response.status_code == 500
+        assert len(RateCounter.objects.get(key__contains=":otp:").times) == 1
+
+
+class TestPolicy:
+    """Refreshes beside a factor that comes and goes."""
+
+    def test_session_and_factor_agree_in_the_end(self, settings: Any, clock: Any) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "TFA_REQUIRED_FOR_STAFF": True}
+        user = make_user(is_staff=True)
+        enrolled = False
+
+        def refreshes(token: str) -> None:
+            for _ in range(5):
+                token = sessions.rotate(token).refresh_token
+
+        for _ in range(ROUNDS):
+            clock.shift(30)
+            grant = sessions.open(user, amr=("pwd", "otp"))
+            api = Api()
+            api.access_token = grant.access_token
+            change = (
+                functools.partial(mfa.reset_by_admin, user) if enrolled else functools.partial(enrol, api)
+            )
+            enrolled = not enrolled
+
+            together(change, functools.partial(refreshes, grant.refresh_token))
+
+            assert RefreshSession.objects.get(pk=grant.session.pk).tfa_required is not enrolled
 
 
 class TestEnrolment:
