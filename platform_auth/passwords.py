@@ -159,12 +159,11 @@ def reset(raw_token: str, password: str, *, request: HttpRequest | None = None) 
         token = reset_tokens.read(raw_token)
         user = token.user
         validate(password, user)
-        _set_by_token(token, make_password(password))
+        _set_by_token(token, make_password(password), who=who)
     except errors.TokenRefused as refusal:
         _record_refusal(refusal, who)
         raise
-    events.record(AuthEvent.Kind.PASSWORD_RESET, user=user, client=who)
-    password_validation.password_changed(password, user)
+    _tell_validators(password, user)
     events.announce(signals.password_reset, user=user, request=request, client=who)
     emails.send_notice(user, "password_reset", client=who)
 
@@ -190,9 +189,8 @@ def change(
     validate(password, user)
     if factors.is_enrolled(user):
         factors.verify(user, otp, client=who)
-    _set_by_user(session, make_password(password))
-    events.record(AuthEvent.Kind.PASSWORD_CHANGED, user=user, client=who, session_id=session.id)
-    password_validation.password_changed(password, user)
+    _set_by_user(session, make_password(password), who=who)
+    _tell_validators(password, user)
     events.announce(signals.password_changed, user=user, request=request, client=who, session=session)
     emails.send_notice(user, "password_changed", client=who)
 
@@ -265,8 +263,8 @@ def _page_url() -> str:
 
 @sensitive_variables()
 @contention.retried
-def _set_by_token(token: PasswordResetToken, hashed: str) -> None:
-    """Spend a token and set the password, or neither. Of many callers one passes. Raises InvalidToken."""
+def _set_by_token(token: PasswordResetToken, hashed: str, *, who: Client) -> None:
+    """Spend a token, set the password and record it, or nothing. Of many callers one passes. Raises InvalidToken."""
     user = token.user
     with transaction.atomic(using=router.db_for_write(PasswordResetToken)):
         if not _replace_password(user, hashed):
@@ -275,19 +273,21 @@ def _set_by_token(token: PasswordResetToken, hashed: str) -> None:
             raise reset_tokens.Dead
         PasswordResetToken.objects.filter(user_id=user.pk).delete()
         sessions.revoke_all(user)
+        events.record(AuthEvent.Kind.PASSWORD_RESET, user=user, client=who)
     user.password = hashed
 
 
 @sensitive_variables()
 @contention.retried
-def _set_by_user(session: RefreshSession, hashed: str) -> None:
-    """Set the password if the one that was verified still is it. Raises InvalidCredentials."""
+def _set_by_user(session: RefreshSession, hashed: str, *, who: Client) -> None:
+    """Set the password if the one that was verified still is it, and record it. Raises InvalidCredentials."""
     user = session.user
     with transaction.atomic(using=router.db_for_write(PasswordResetToken)):
         if not _replace_password(user, hashed):
             raise errors.InvalidCredentials
         PasswordResetToken.objects.filter(user_id=user.pk).delete()
         sessions.revoke_all(user, keep=session)
+        events.record(AuthEvent.Kind.PASSWORD_CHANGED, user=user, client=who, session_id=session.id)
     user.password = hashed
 
 
@@ -296,6 +296,21 @@ def _replace_password(user: Any, hashed: str) -> bool:
     """Set a password if the old one, the address and `is_active` are what was verified."""
     unchanged = ("password", user.get_email_field_name())
     return user_rows.lock(user, unchanged=unchanged, active=True, password=hashed)
+
+
+@sensitive_variables()
+def _tell_validators(password: str, user: Any) -> None:
+    """Tell the host's validators of a new password; one that fails is logged and changes nothing."""
+    for validator in password_validation.get_default_password_validators():
+        try:
+            password_validation.password_changed(password, user, [validator])
+        except Exception as error:
+            # Without its words, which may quote the password.
+            logger.error(
+                "`password_changed` of the validator %s failed: %s",
+                type(validator).__qualname__,
+                type(error).__qualname__,
+            )
 
 
 @sensitive_variables()

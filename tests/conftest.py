@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import time_machine
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
+from django.db.models.signals import pre_save
 from django.test import Client
 from django.utils import translation
 
@@ -114,6 +116,21 @@ def make_user(email: str | None = None, password: str | None = PASSWORD, **field
     user.set_password(password)
     user.save()
     return user
+
+
+@contextmanager
+def unrecordable(kind: str) -> Iterator[None]:
+    """Have a host's receiver fail at each event of one kind."""
+
+    def refuse(*, instance: Any, **kwargs: Any) -> None:
+        if instance.kind == kind:
+            raise RuntimeError("refused")
+
+    pre_save.connect(refuse, sender="platform_auth.AuthEvent")
+    try:
+        yield
+    finally:
+        pre_save.disconnect(refuse, sender="platform_auth.AuthEvent")
 
 
 def code_of(response: Any) -> str:

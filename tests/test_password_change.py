@@ -13,7 +13,7 @@ from django.db import connection
 
 from platform_auth import reset_tokens, signals
 from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
-from tests.conftest import PASSWORD, Api, code_of, enrol, make_user
+from tests.conftest import PASSWORD, Api, code_of, enrol, make_user, unrecordable
 
 URL = "/auth/password/change"
 NEW = "a new one 4711"
@@ -83,6 +83,22 @@ class TestSuccess:
 
         assert heard == [(user, RefreshSession.objects.get())]
         assert AuthEvent.objects.filter(kind=AuthEvent.Kind.PASSWORD_CHANGED, user=user).count() == 1
+
+    def test_what_cannot_be_recorded_is_not_done(
+        self, signed_in: Api, user: Any, mailoutbox: list[Any]
+    ) -> None:
+        other = Api()
+        other.login(user.email)
+        signed_in.client.raise_request_exception = False
+
+        with unrecordable(AuthEvent.Kind.PASSWORD_CHANGED):
+            response = signed_in.post(URL, FIELDS)
+
+        assert response.status_code == 500
+        user.refresh_from_db()
+        assert user.check_password(PASSWORD)
+        assert other.refresh().status_code == 200
+        assert mailoutbox == []
 
     def test_an_outdated_hash_is_no_obstacle(self, signed_in: Api, user: Any) -> None:
         hasher = PBKDF2PasswordHasher()

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from platform_auth import reset_tokens, signals, signed_tokens
 from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
-from tests.conftest import PASSWORD, Api, code_of, enrol, make_user
+from tests.conftest import PASSWORD, Api, code_of, enrol, make_user, unrecordable
 
 URL = "/auth/password/reset"
 NEW = "a new one 4711"
@@ -57,6 +57,19 @@ class RememberingValidator:
 
     def password_changed(self, password: str, user: Any = None) -> None:
         self.seen.append((password, user.email))
+
+    def get_help_text(self) -> str:
+        return ""
+
+
+class BrokenValidator:
+    """A host's validator whose history cannot be written, in words that quote the password."""
+
+    def validate(self, password: str, user: Any = None) -> None:
+        pass
+
+    def password_changed(self, password: str, user: Any = None) -> None:
+        raise RuntimeError(f"could not keep {password}")
 
     def get_help_text(self) -> str:
         return ""
@@ -179,6 +192,45 @@ class TestSuccess:
         api.post(URL, {"token": token_for(user), "password": NEW})
 
         assert RememberingValidator.seen.pop() == (NEW, user.email)
+
+    def test_a_validator_that_fails_afterwards_is_logged_and_changes_nothing(
+        self, api: Api, user: Any, settings: Any, clean_validators: Any, mailoutbox: list[Any], caplog: Any
+    ) -> None:
+        names = ("BrokenValidator", "RememberingValidator")
+        settings.AUTH_PASSWORD_VALIDATORS = [{"NAME": f"{__name__}.{name}"} for name in names]
+        heard = []
+
+        def listener(**facts: Any) -> None:
+            heard.append(facts["user"])
+
+        signals.password_reset.connect(listener)
+        try:
+            response = api.post(URL, {"token": token_for(user), "password": NEW})
+        finally:
+            signals.password_reset.disconnect(listener)
+
+        assert response.status_code == 204
+        assert RememberingValidator.seen.pop() == (NEW, user.email)
+        assert heard == [user]
+        assert len(mailoutbox) == 1
+        assert "BrokenValidator failed: RuntimeError" in caplog.text
+        assert NEW not in caplog.text
+
+    def test_what_cannot_be_recorded_is_not_done(
+        self, api: Api, user: Any, atomic_requests: bool, mailoutbox: list[Any]
+    ) -> None:
+        token, other = token_for(user), Api(raise_request_exception=False)
+        api.login(user.email)
+
+        with unrecordable(AuthEvent.Kind.PASSWORD_RESET):
+            response = other.post(URL, {"token": token, "password": NEW})
+
+        assert response.status_code == 500
+        user.refresh_from_db()
+        assert user.check_password(PASSWORD)
+        assert api.refresh().status_code == 200
+        assert mailoutbox == []
+        assert other.post(URL, {"token": token, "password": NEW}).status_code == 204
 
     def test_a_token_outlives_a_new_secret_key_that_has_the_old_one_as_fallback(
         self, api: Api, user: Any, settings: Any
