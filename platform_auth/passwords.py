@@ -48,6 +48,8 @@ from .models import AuthEvent, PasswordResetToken, RefreshSession
 logger = logging.getLogger("platform_auth")
 
 MAX_BYTES = 1024
+SHORTEST_QUOTE = 3
+"""Characters from which a password that stands in a message is taken for a quotation: one or two stand in any."""
 
 
 def request_reset(email: str, *, reset_url: str | None = None, request: HttpRequest | None = None) -> None:
@@ -320,4 +322,7 @@ def _entry(error: ValidationError, validator: object, password: str) -> tuple[st
     if error.params:
         quoted = {name: "…" if value == password else value for name, value in error.params.items()}
         error = ValidationError(error.message, code=error.code, params=quoted)
-    return kind, " ".join(error.messages)
+    text = " ".join(error.messages)
+    if len(password) >= SHORTEST_QUOTE and password.casefold() in text.casefold():
+        text = str(errors.FailedValidation.message)
+    return kind, text

@@ -35,6 +35,24 @@ class QuotingValidator:
         return ""
 
 
+class VerboseValidator:
+    """A host's validator that quotes the password in words of its own."""
+
+    def validate(self, password: str, user: Any = None) -> None:
+        raise ValidationError(
+            [
+                ValidationError(f"“{password}” was seen in a leak.", code="leaked"),
+                ValidationError(
+                    "It reads %(read)s.", code="readable", params={"read": f"'{password.upper()}'"}
+                ),
+                ValidationError("It is not good enough.", code="weak"),
+            ]
+        )
+
+    def get_help_text(self) -> str:
+        return ""
+
+
 class MeddlingValidator:
     """Does what somebody else might do between the moment a link is read and the moment it is spent."""
 
@@ -285,6 +303,22 @@ class TestRules:
 
         assert types_of(response) == ["quoting_validator"]
         assert NEW not in response.content.decode()
+
+    def test_a_message_that_quotes_it_is_replaced_and_its_code_stays(
+        self, api: Api, user: Any, settings: Any, clean_validators: Any
+    ) -> None:
+        settings.AUTH_PASSWORD_VALIDATORS = [{"NAME": f"{__name__}.VerboseValidator"}]
+
+        response = api.post(URL, {"token": token_for(user), "password": NEW})
+        short = api.post(URL, {"token": token_for(user), "password": "go"})
+
+        assert types_of(response) == types_of(short) == ["leaked", "readable", "weak"]
+        assert [error["message"] for error in response.json()["errors"]] == [
+            "The password does not follow the rules.",
+            "The password does not follow the rules.",
+            "It is not good enough.",
+        ]
+        assert short.json()["errors"][2]["message"] == "It is not good enough."
 
     @pytest.mark.parametrize("password", ["", None, 5, ["a"], "a\ud800", "a\x00b", "é" * 513, "x" * 1025])
     def test_what_is_no_password_never_passes(
