@@ -190,8 +190,7 @@ class _Worker:
         except Exception:
             logger.exception("the job %s failed", entry.name)
         finally:
-            # A connection that lies idle for hours is dead when the next job needs it.
-            connections.close_all()
+            _close_connections()
 
     def _put_back(self, entry: _Entry, reason: TryAgain) -> None:
         if self._is_finishing or entry.attempt > len(RETRIES_AFTER):
@@ -200,6 +199,15 @@ class _Worker:
         seconds = RETRIES_AFTER[entry.attempt - 1]
         logger.warning("the job %s failed, next attempt in %s s: %s", entry.name, seconds, reason)
         self.put(entry.name, entry.arguments, attempt=entry.attempt + 1, delay=seconds)
+
+
+def _close_connections() -> None:
+    """Close the thread's: one that lies idle for hours is dead when the next job needs it."""
+    for connection in connections.all(initialized_only=True):
+        try:
+            connection.close()
+        except Exception:
+            logger.exception("the connection to the database %s could not be closed", connection.alias)
 
 
 _worker = _Worker()

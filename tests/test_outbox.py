@@ -53,6 +53,21 @@ def look(*, attempt: int) -> None:
     done.append(connections["default"])
 
 
+@outbox.job
+def leave_broken(*, attempt: int) -> None:
+    """Leave a connection that cannot be closed as the server's end of it is gone."""
+    connection = connections["default"]
+    close = connection.close
+
+    def fail_to_close() -> None:
+        del connection.close
+        close()
+        raise OperationalError("gone")
+
+    connection.close = fail_to_close  # type: ignore[method-assign]
+    done.append("left")
+
+
 @pytest.fixture(autouse=True)
 def _nothing_done() -> Iterator[None]:
     done.clear()
@@ -99,6 +114,18 @@ class TestThread:
         outbox.finish()
         assert [what for what, *_rest in sorted(done)] == ["bug", "x"]
         assert "failed" in caplog.text
+
+    def test_it_survives_a_connection_that_cannot_be_closed(self, caplog: Any) -> None:
+        outbox.hand_over(leave_broken)
+        outbox.finish()
+        thread = outbox._worker._thread
+
+        outbox.hand_over(note, what="x")
+        outbox.finish()
+
+        assert [done[0], done[1][0]] == ["left", "x"]
+        assert outbox._worker._thread is thread
+        assert "could not be closed" in caplog.text
 
     @pytest.mark.parametrize("how", ["later", "database"])
     def test_what_can_be_done_later_is_tried_again(self, how: str, caplog: Any) -> None:
