@@ -105,7 +105,7 @@ def deliver_notice(
     address: str | None,
     device: str,
     context: dict[str, Any],
-    attempt: int,
+    attempt: outbox.Attempt,
 ) -> None:
     """Send a notice now. Raises outbox.TryAgain."""
     user = get_user_model()._base_manager.filter(pk=user_id).first()

@@ -45,7 +45,21 @@ _jobs: dict[str, Job] = {}
 
 
 class TryAgain(Exception):
-    """A job could not be done now; later it may. The text says why and holds no secret."""
+    """A job could not be done now; later it may. The text says why and holds no secret.
+
+    `changes` take the place of arguments at the next attempt.
+    """
+
+    def __init__(self, text: str, **changes: Any) -> None:
+        super().__init__(text)
+        self.changes = changes
+
+
+class Attempt(NamedTuple):
+    """Which attempt of a job this is, from 1, and whether none will follow it."""
+
+    number: int
+    is_last: bool
 
 
 class _Entry(NamedTuple):
@@ -59,7 +73,7 @@ class _Entry(NamedTuple):
 
 
 def job(function: Job) -> Job:
-    """Register a module's function as a job. It takes `attempt`, from 1, beside its own arguments."""
+    """Register a module's function as a job. It takes an `attempt` (Attempt) beside its own arguments."""
     _jobs[_name_of(function)] = function
     return function
 
@@ -87,7 +101,7 @@ def finish(*, timeout: float = FINISHES_WITHIN) -> bool:
     return _worker.finish(timeout=timeout)
 
 
-def run(name: str, arguments: dict[str, Any], *, attempt: int) -> None:
+def run(name: str, arguments: dict[str, Any], *, attempt: Attempt) -> None:
     """Run one attempt of a job. Raises TryAgain, also where the database did not answer."""
     if name not in _jobs:
         # A task worker may not have imported the module yet.
@@ -111,7 +125,7 @@ def _hand(hand: Callable[[str, dict[str, Any]], None], name: str, arguments: dic
 
 def _attempt_inline(name: str, arguments: dict[str, Any]) -> None:
     try:
-        run(name, arguments, attempt=1)
+        run(name, arguments, attempt=Attempt(1, is_last=True))
     except TryAgain as reason:
         logger.error("the job %s failed: %s", name, reason)
     except Exception:
@@ -183,22 +197,23 @@ class _Worker:
                     self._changed.wait()
 
     def _attempt(self, entry: _Entry) -> None:
+        is_last = self._is_finishing or entry.attempt > len(RETRIES_AFTER)
         try:
-            run(entry.name, entry.arguments, attempt=entry.attempt)
+            run(entry.name, entry.arguments, attempt=Attempt(entry.attempt, is_last))
         except TryAgain as reason:
-            self._put_back(entry, reason)
+            if is_last:
+                logger.error("the job %s failed for good: %s", entry.name, reason)
+            else:
+                self._put_back(entry, reason)
         except Exception:
             logger.exception("the job %s failed", entry.name)
         finally:
             _close_connections()
 
     def _put_back(self, entry: _Entry, reason: TryAgain) -> None:
-        if self._is_finishing or entry.attempt > len(RETRIES_AFTER):
-            logger.error("the job %s failed for good: %s", entry.name, reason)
-            return
         seconds = RETRIES_AFTER[entry.attempt - 1]
         logger.warning("the job %s failed, next attempt in %s s: %s", entry.name, seconds, reason)
-        self.put(entry.name, entry.arguments, attempt=entry.attempt + 1, delay=seconds)
+        self.put(entry.name, entry.arguments | reason.changes, attempt=entry.attempt + 1, delay=seconds)
 
 
 def _close_connections() -> None:
@@ -232,17 +247,18 @@ def _enqueue(name: str, arguments: dict[str, Any]) -> None:
 
 def _run_job(name: str, arguments: dict[str, Any], attempt: int) -> None:
     """Run a job in a task worker; what is to be tried again is enqueued again where the backend can defer."""
+    task = _task()
+    is_last = not task.get_backend().supports_defer or attempt > len(RETRIES_AFTER)
     try:
-        run(name, arguments, attempt=attempt)
+        run(name, arguments, attempt=Attempt(attempt, is_last))
     except TryAgain as reason:
-        task = _task()
-        if not task.get_backend().supports_defer or attempt > len(RETRIES_AFTER):
+        if is_last:
             logger.error("the job %s failed for good: %s", name, reason)
             raise
         seconds = RETRIES_AFTER[attempt - 1]
         logger.warning("the job %s failed, next attempt in %s s: %s", name, seconds, reason)
         later = timezone.now() + timedelta(seconds=seconds)
-        task.using(run_after=later).enqueue(name, arguments, attempt + 1)
+        task.using(run_after=later).enqueue(name, arguments | reason.changes, attempt + 1)
 
 
 def _task() -> Any:

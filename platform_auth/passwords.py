@@ -88,7 +88,7 @@ def answer_request(
     language: str | None,
     address: str | None,
     user_agent: str,
-    attempt: int,
+    attempt: outbox.Attempt,
 ) -> None:
     """Find the account of a request; make a link for it, or report why there is none."""
     who = Client(address, user_agent)
@@ -120,9 +120,13 @@ def deliver_link(
     language: str | None,
     address: str | None,
     user_agent: str,
-    attempt: int,
+    mail_failed: bool = False,
+    attempt: outbox.Attempt,
 ) -> None:
-    """Mail the link of a row that is still good. Raises outbox.TryAgain."""
+    """Mail the link of a row that is still good. Raises outbox.TryAgain.
+
+    `mail_failed`: the mail did, at an earlier attempt, which is reported.
+    """
     who = Client(address, user_agent)
     token = reset_tokens.find(token_id)
     if token is None or not reset_tokens.is_good(token, now=timezone.now()):
@@ -132,9 +136,9 @@ def deliver_link(
     try:
         emails.send_reset_link(token.user, url=url, lifetime=lifetime, language=language)
     except emails.Undelivered as error:
-        if attempt == 1:
+        if attempt.is_last or not mail_failed:
             _report("mail_error", token.user, who)
-        raise outbox.TryAgain(str(error)) from None
+        raise outbox.TryAgain(str(error), mail_failed=True) from None
     try:
         _report("sent", token.user, who)
     except DatabaseError:

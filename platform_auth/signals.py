@@ -28,7 +28,8 @@ refresh_token_reused = Signal()
 password_reset_requested = Signal()
 """The request for a reset was worked off.
 
-Also: `outcome` ("sent", "unknown", "inactive", "provider_only", "limited", "mail_error").
+Also: `outcome` ("sent", "unknown", "inactive", "provider_only", "limited", "mail_error"). "mail_error" comes when the
+mail fails first, and once more when it is given up; between the two it is tried again, so "sent" may follow.
 """
 
 password_reset = Signal()

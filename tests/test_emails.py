@@ -12,7 +12,7 @@ from django.core import mail
 from django.template.loader import get_template
 from django.utils import translation
 
-from platform_auth import emails
+from platform_auth import emails, outbox
 from platform_auth.client import Client
 from tests.conftest import Api, make_user
 from tests.mails import link_of
@@ -154,7 +154,7 @@ class TestNotice:
             address=None,
             device="",
             context={},
-            attempt=1,
+            attempt=outbox.Attempt(1, is_last=True),
         )
 
         assert mail.outbox == []

@@ -11,7 +11,7 @@ from django.contrib.auth import get_user_model
 from django.core.mail.backends.locmem import EmailBackend
 from django.test.utils import override_script_prefix
 
-from platform_auth import signals
+from platform_auth import outbox, passwords, reset_tokens, signals
 from platform_auth.models import AuthEvent, PasswordResetToken
 from tests.conftest import Api, code_of, make_user
 from tests.mails import link_of, token_of
@@ -108,6 +108,51 @@ class TestAnswer:
 
         known = {**accounts, "unknown": None}
         assert heard == [(outcome, email, "127.0.0.1") for outcome, email in known.items()]
+
+
+class TestDelivery:
+    """What becomes of a link whose mail is not sent at once."""
+
+    @pytest.fixture
+    def link(self, user: Any) -> dict[str, Any]:
+        token = reset_tokens.issue(user)
+        return {
+            "token_id": str(token.pk),
+            "reset_url": None,
+            "language": "en",
+            "address": "192.0.2.7",
+            "user_agent": "",
+        }
+
+    def test_a_mail_that_fails_is_told_at_the_first_failure_and_when_it_is_given_up(
+        self, link: dict[str, Any], settings: Any
+    ) -> None:
+        """Whichever attempts these are: the database may have failed at those before."""
+        settings.EMAIL_BACKEND = f"{__name__}.BrokenMailServer"
+        told = []
+
+        for number in range(2, 7):
+            with pytest.raises(outbox.TryAgain) as caught:
+                passwords.deliver_link(**link, attempt=outbox.Attempt(number, is_last=number == 6))
+            link |= caught.value.changes
+            told.append(len(outcomes()))
+
+        assert told == [1, 1, 1, 1, 2]
+        assert set(outcomes()) == {"mail_error"}
+
+    def test_one_that_fails_once_and_is_sent_later_is_told_as_both(
+        self, link: dict[str, Any], settings: Any, mailoutbox: list[Any]
+    ) -> None:
+        working = settings.EMAIL_BACKEND
+        settings.EMAIL_BACKEND = f"{__name__}.BrokenMailServer"
+        with pytest.raises(outbox.TryAgain) as caught:
+            passwords.deliver_link(**link, attempt=outbox.Attempt(1, is_last=False))
+
+        settings.EMAIL_BACKEND = working
+        passwords.deliver_link(**link, **caught.value.changes, attempt=outbox.Attempt(2, is_last=False))
+
+        assert outcomes() == ["mail_error", "sent"]
+        assert len(mailoutbox) == 1
 
 
 class TestShape:
