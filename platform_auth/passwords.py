@@ -14,7 +14,7 @@ import logging
 import re
 from typing import Any
 
-from django.contrib.auth import password_validation
+from django.contrib.auth import get_user_model, password_validation
 from django.contrib.auth.hashers import make_password
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, router, transaction
@@ -104,6 +104,7 @@ def answer_request(
     outbox.hand_over(
         deliver_link,
         token_id=str(token.pk),
+        user_id=str(user.pk),
         reset_url=reset_url,
         language=language,
         address=address,
@@ -116,6 +117,7 @@ def answer_request(
 def deliver_link(
     *,
     token_id: str,
+    user_id: str,
     reset_url: str | None,
     language: str | None,
     address: str | None,
@@ -123,16 +125,18 @@ def deliver_link(
     mail_failed: bool = False,
     attempt: outbox.Attempt,
 ) -> None:
-    """Mail the link of a row that is still good. Raises outbox.TryAgain.
+    """Mail the link of a row that is still good, or report that it is not. Raises outbox.TryAgain.
 
     `mail_failed`: the mail did, at an earlier attempt, which is reported.
     """
     who = Client(address, user_agent)
-    token = reset_tokens.find(token_id)
-    if token is None or not reset_tokens.is_good(token, now=timezone.now()):
+    token, now = reset_tokens.find(token_id), timezone.now()
+    if token is None or not reset_tokens.is_good(token, now=now):
+        logger.warning("a reset link was no longer good when its mail was to be sent: user=%s", user_id)
+        _report("dead", get_user_model()._base_manager.filter(pk=user_id).first(), who)
         return
     url = redirects.with_token(reset_url or _page_url(), reset_tokens.sign(token))
-    lifetime = token.expires_at - token.created_at
+    lifetime = token.expires_at - now
     try:
         emails.send_reset_link(token.user, url=url, lifetime=lifetime, language=language)
     except emails.Undelivered as error:

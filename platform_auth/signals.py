@@ -28,8 +28,10 @@ refresh_token_reused = Signal()
 password_reset_requested = Signal()
 """The request for a reset was worked off.
 
-Also: `outcome` ("sent", "unknown", "inactive", "provider_only", "limited", "mail_error"). "mail_error" comes when the
-mail fails first, and once more when it is given up; between the two it is tried again, so "sent" may follow.
+Also: `outcome` ("sent", "unknown", "inactive", "provider_only", "limited", "mail_error",
+"dead"). "mail_error" comes when the mail fails first, and once more when it is given up; between the two it is tried
+again, so "sent" may follow. "dead": by the time of its mail the link had expired, newer ones had taken its place, or
+the account had changed.
 """
 
 password_reset = Signal()

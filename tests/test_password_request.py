@@ -10,6 +10,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.mail.backends.locmem import EmailBackend
 from django.test.utils import override_script_prefix
+from django.utils import timezone
 
 from platform_auth import outbox, passwords, reset_tokens, signals
 from platform_auth.models import AuthEvent, PasswordResetToken
@@ -118,6 +119,7 @@ class TestDelivery:
         token = reset_tokens.issue(user)
         return {
             "token_id": str(token.pk),
+            "user_id": str(user.pk),
             "reset_url": None,
             "language": "en",
             "address": "192.0.2.7",
@@ -153,6 +155,51 @@ class TestDelivery:
 
         assert outcomes() == ["mail_error", "sent"]
         assert len(mailoutbox) == 1
+
+    def test_the_mail_states_the_life_that_is_left(
+        self, clock: Any, link: dict[str, Any], mailoutbox: list[Any]
+    ) -> None:
+        clock.shift(20 * 60)
+
+        passwords.deliver_link(**link, attempt=outbox.Attempt(4, is_last=False))
+
+        assert "for 40 minutes." in mailoutbox[0].body
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            lambda user: PasswordResetToken.objects.update(expires_at=timezone.now()),
+            lambda user: [reset_tokens.issue(user) for _ in range(3)],
+            lambda user: get_user_model().objects.update(email="another@example.com"),
+        ],
+        ids=["expired", "superseded", "changed"],
+    )
+    def test_a_link_that_is_dead_by_then_is_told(
+        self, link: dict[str, Any], user: Any, end: Any, mailoutbox: list[Any], caplog: Any
+    ) -> None:
+        heard = []
+
+        def listener(**facts: Any) -> None:
+            heard.append((facts["outcome"], facts["user"], facts["client"].address))
+
+        end(user)
+        signals.password_reset_requested.connect(listener)
+        try:
+            passwords.deliver_link(**link, attempt=outbox.Attempt(1, is_last=False))
+        finally:
+            signals.password_reset_requested.disconnect(listener)
+
+        assert mailoutbox == []
+        assert outcomes() == ["dead"]
+        assert heard == [("dead", user, "192.0.2.7")]
+        assert "no longer good" in caplog.text
+
+    def test_the_link_of_a_user_who_is_gone_is_told_too(self, link: dict[str, Any], user: Any) -> None:
+        user.delete()
+
+        passwords.deliver_link(**link, attempt=outbox.Attempt(1, is_last=False))
+
+        assert outcomes() == ["dead"]
 
 
 class TestShape:
