@@ -19,6 +19,7 @@ from django.core import mail
 from django.core.exceptions import ValidationError
 from django.core.mail import EmailMultiAlternatives
 from django.core.validators import validate_email
+from django.template import TemplateDoesNotExist
 from django.template.loader import render_to_string
 from django.utils import timezone, translation
 from django.utils.dateparse import parse_datetime
@@ -74,7 +75,7 @@ NOTICES: dict[str, tuple[str | Promise, str | Promise]] = {
 
 
 class Undelivered(Exception):
-    """The mail server did not take a mail. The text says why and quotes neither the mail nor the server."""
+    """A mail could not be rendered, or was not taken. The text says why and quotes neither the mail nor the server."""
 
 
 def send_notice(user: Any, notice: str, *, client: Client = NOBODY, **context: Any) -> None:
@@ -130,7 +131,7 @@ def send_reset_link(user: Any, *, url: str, lifetime: timedelta, language: str |
 
 @sensitive_variables()
 def send(user: Any, names: tuple[str, ...], context: dict[str, Any]) -> None:
-    """Render a mail by the first template that exists, and send it to the stored address. Raises Undelivered.
+    """Render a mail by the first templates that exist, and send it to the stored address. Raises Undelivered.
 
     An account without a good address gets none: the log says it.
     """
@@ -146,22 +147,22 @@ def send(user: Any, names: tuple[str, ...], context: dict[str, Any]) -> None:
         "language": catalogue.language(),
         "direction": catalogue.direction(),
     }
-    subject, text, html = (
-        render_to_string([f"platform_auth/email/{name}.{ending}" for name in names], everywhere | context)
-        for ending in ("subject.txt", "txt", "html")
-    )
-    message = EmailMultiAlternatives(
-        subject=" ".join(subject.split()),
-        body=text.strip() + "\n",
-        to=[recipient],
-        # RFC 3834: no out-of-office replies to this.
-        headers={"Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "All"},
-    )
-    message.attach_alternative(html, "text/html")
     try:
+        subject, text, html = (
+            render_to_string([f"platform_auth/email/{name}.{ending}" for name in names], everywhere | context)
+            for ending in ("subject.txt", "txt", "html")
+        )
+        message = EmailMultiAlternatives(
+            subject=" ".join(subject.split()),
+            body=text.strip() + "\n",
+            to=[recipient],
+            # RFC 3834: no out-of-office replies to this.
+            headers={"Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "All"},
+        )
+        message.attach_alternative(html, "text/html")
         _mailer().send_messages([message])
     except Exception as error:
-        # Not chained, and not quoted: some backends put the mail, and so the link, into their exceptions.
+        # Not chained, and not quoted: a template or a mail backend may put the mail, and so the link, into its words.
         reason = _describe(error)
     else:
         return
@@ -180,6 +181,8 @@ def _mailer() -> Any:
 def _describe(error: Exception) -> str:
     """Say what went wrong with a mail, without the words of others."""
     name = f"{type(error).__module__}.{type(error).__qualname__}"
+    if isinstance(error, TemplateDoesNotExist) and str(error).startswith("platform_auth/"):
+        return f"{name}: {error}"
     if isinstance(error, smtplib.SMTPResponseException):
         return f"{name} {error.smtp_code}"
     if isinstance(error, OSError) and error.strerror:

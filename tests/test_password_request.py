@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -155,6 +156,44 @@ class TestDelivery:
 
         assert outcomes() == ["mail_error", "sent"]
         assert len(mailoutbox) == 1
+
+    @pytest.mark.parametrize(
+        ("template", "reason"),
+        [
+            (
+                None,
+                "django.template.exceptions.TemplateDoesNotExist: platform_auth/email/reset_link.subject.txt",
+            ),
+            ("{% include url %}", "django.template.exceptions.TemplateDoesNotExist"),
+            ("{% nonsense %}", "django.template.exceptions.TemplateSyntaxError"),
+        ],
+        ids=["missing", "quoting", "broken"],
+    )
+    def test_a_mail_that_cannot_be_rendered_is_told_as_one_that_fails(
+        self,
+        api: Api,
+        user: Any,
+        settings: Any,
+        tmp_path: Path,
+        caplog: Any,
+        template: str | None,
+        reason: str,
+    ) -> None:
+        """Row 120: nor does the log have its link."""
+        engines = []
+        if template is not None:
+            folder = tmp_path / "platform_auth" / "email"
+            folder.mkdir(parents=True)
+            (folder / "reset_link.txt").write_text(template)
+            engines = [{**settings.TEMPLATES[0], "DIRS": [str(tmp_path)]}]
+        settings.TEMPLATES = engines
+
+        response = api.post(URL, {"email": user.email})
+
+        assert response.status_code == 204
+        assert outcomes() == ["mail_error"]
+        assert f"passwords.deliver_link failed: {reason}\n" in caplog.text
+        assert "token=" not in caplog.text
 
     def test_the_mail_states_the_life_that_is_left(
         self, clock: Any, link: dict[str, Any], mailoutbox: list[Any]
