@@ -27,6 +27,8 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections, models, router
 from django.db.models.functions import Lower
+from django.template import TemplateDoesNotExist, TemplateSyntaxError
+from django.template.loader import get_template
 from django.utils.http import is_same_domain
 from django.utils.module_loading import import_string
 
@@ -85,6 +87,16 @@ LONGEST: Mapping[str, timedelta] = {
 """Longer than this is no longer short-lived: revocation, or a stolen mailbox, is then noticed too late."""
 
 LONGEST_SESSION = timedelta(days=365)
+TEMPLATES = (
+    *(
+        f"email/{name}.{ending}"
+        for name in ("reset_link", "notice")
+        for ending in ("subject.txt", "txt", "html")
+    ),
+    *("email/base.html", "base.html", "password_request.html", "password_reset.html", "error.html"),
+)
+"""What mails and pages are made of, below `platform_auth/`."""
+
 MINIMUM_KEY_BYTES = 32
 SAMPLE = 100
 """How many of the oldest and of the newest sealed factors are opened by way of trial."""
@@ -98,6 +110,7 @@ def register_checks() -> None:
     """Register them all. Once, when the apps are ready."""
     for check in (
         check_apps,
+        check_templates,
         check_names,
         check_types,
         check_limits,
@@ -216,6 +229,26 @@ def check_apps(**kwargs: Any) -> list[CheckMessage]:
         )
         for name in ("rest_framework", "django_otp")
         if not apps.is_installed(name)
+    ]
+
+
+def check_templates(**kwargs: Any) -> list[CheckMessage]:
+    """E018: mails and pages that cannot be rendered."""
+    faulty = []
+    for name in TEMPLATES:
+        try:
+            get_template(f"platform_auth/{name}")
+        except (TemplateDoesNotExist, TemplateSyntaxError, ImproperlyConfigured):
+            faulty.append(name)
+    if not faulty:
+        return []
+    return [
+        Error(
+            f"These templates of platform_auth, for its mails and pages, do not load: {', '.join(faulty)}.",
+            hint="Give TEMPLATES an engine of DjangoTemplates with APP_DIRS = True, or with the loader "
+            "app_directories, and look for a fault in those of yours that override ours.",
+            id="platform_auth.E018",
+        )
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ MC4CAQAwBQYDK2VwBCIEIPO8sd6ZcmoHFVZcyNnUGK9XTd6pJ0jRhDhKZ8FT6DRb
 REDIS = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:6379/9"}
 LOCAL = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 ARGON2 = "django.contrib.auth.hashers.Argon2PasswordHasher"
+DJANGO_TEMPLATES = "django.template.backends.django.DjangoTemplates"
 BACKENDS = ["platform_auth.backends.EmailBackend", "platform_auth.backends.PublicRoleBackend"]
 # The tests' user model has no such constraint; its own test looks at it.
 ASIDE = {"platform_auth.W009"}
@@ -558,6 +560,29 @@ class TestHost:
         names = [name for name in settings.INSTALLED_APPS if name != missing]
         with override_settings(INSTALLED_APPS=names):
             assert [message.id for message in checks.check_apps()] == ["platform_auth.E017"]
+
+    @pytest.mark.parametrize("engines", [[], [{"BACKEND": DJANGO_TEMPLATES}]], ids=["none", "no APP_DIRS"])
+    def test_templates_that_are_not_found(self, settings: Any, engines: list[Any]) -> None:
+        settings.TEMPLATES = engines
+
+        message = found()["platform_auth.E018"]
+
+        assert isinstance(message, Error)
+        assert "email/reset_link.txt" in message.msg
+
+    def test_a_template_of_the_hosts_that_is_broken(self, settings: Any, tmp_path: Path) -> None:
+        (tmp_path / "platform_auth").mkdir()
+        (tmp_path / "platform_auth" / "error.html").write_text("{% nonsense %}")
+        settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [str(tmp_path)]}]
+
+        assert ": error.html." in found()["platform_auth.E018"].msg
+
+    def test_every_template_of_ours_is_looked_for(self) -> None:
+        folder = Path(checks.__file__).parent / "templates" / "platform_auth"
+
+        assert set(checks.TEMPLATES) == {
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        }
 
     def test_the_admin_after_this_package(self, settings: Any) -> None:
         names = [name for name in settings.INSTALLED_APPS if name != "django.contrib.admin"]
