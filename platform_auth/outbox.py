@@ -25,6 +25,7 @@ from django.contrib.auth import get_user_model
 from django.db import InterfaceError, OperationalError, connections, router, transaction
 from django.utils import timezone
 
+from . import errors
 from .conf import conf
 
 logger = logging.getLogger("platform_auth")
@@ -108,7 +109,7 @@ def run(name: str, arguments: dict[str, Any], *, attempt: Attempt) -> None:
         importlib.import_module(f"{__package__}.{name.rpartition('.')[0]}")
     try:
         _jobs[name](**arguments, attempt=attempt)
-    except (OperationalError, InterfaceError) as error:
+    except (OperationalError, InterfaceError, errors.ServiceUnavailable) as error:
         raise TryAgain(type(error).__name__) from None
 
 

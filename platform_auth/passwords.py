@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
+import uuid
 from typing import Any
 
 from django.contrib.auth import get_user_model, password_validation
@@ -70,6 +71,7 @@ def request_reset(email: str, *, reset_url: str | None = None, request: HttpRequ
         raise
     outbox.hand_over(
         answer_request,
+        token_id=str(uuid.uuid4()),
         email=email,
         within_limit=limits.allows_password_mail(email),
         reset_url=reset_url,
@@ -82,6 +84,7 @@ def request_reset(email: str, *, reset_url: str | None = None, request: HttpRequ
 @outbox.job
 def answer_request(
     *,
+    token_id: str,
     email: str,
     within_limit: bool,
     reset_url: str | None,
@@ -100,7 +103,7 @@ def answer_request(
     if refusal is not None:
         _report(refusal, user, who)
         return
-    token = reset_tokens.issue(user, client=who)
+    token = reset_tokens.issue(user, client=who, token_id=uuid.UUID(token_id))
     outbox.hand_over(
         deliver_link,
         token_id=str(token.pk),

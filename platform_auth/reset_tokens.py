@@ -14,10 +14,11 @@ import uuid
 from datetime import datetime
 from typing import Any
 
+from django.db import router, transaction
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from . import errors, signed_tokens
+from . import contention, errors, signed_tokens, user_rows
 from .client import NOBODY, Client
 from .conf import conf, derive_key
 from .models import PasswordResetToken
@@ -37,18 +38,34 @@ class Dead(errors.InvalidToken):
         self.user = user
 
 
-def issue(user: Any, *, client: Client = NOBODY) -> PasswordResetToken:
-    """Make a row for a new link and delete those that it supersedes."""
+@contention.retried
+def issue(
+    user: Any, *, client: Client = NOBODY, token_id: uuid.UUID | str | None = None
+) -> PasswordResetToken:
+    """Make a row for a new link and delete those that it supersedes, or neither.
+
+    Asked again with the same `token_id` it returns the row that it made: a job that is tried again takes no second
+    place.
+    """
     now = timezone.now()
-    token: PasswordResetToken = PasswordResetToken.objects.create(
-        user=user,
-        fingerprint=_fingerprints(user)[0],
-        created_at=now,
-        expires_at=now + conf.PASSWORD_RESET_TOKEN_TTL,
-        ip_address=client.address,
-    )
-    older = PasswordResetToken.objects.filter(user=user).order_by("-created_at", "-pk")[LIVE_AT_ONCE:]
-    PasswordResetToken.objects.filter(pk__in=list(older.values_list("pk", flat=True))).delete()
+    with transaction.atomic(using=router.db_for_write(PasswordResetToken)):
+        # Of two at once the second sees what the first made.
+        user_rows.lock(user)
+        others = PasswordResetToken.objects.filter(user=user)
+        token: PasswordResetToken | None = others.filter(pk=token_id).first() if token_id else None
+        if token is not None:
+            return token
+        token = PasswordResetToken.objects.create(
+            pk=token_id or uuid.uuid4(),
+            user=user,
+            fingerprint=_fingerprints(user)[0],
+            created_at=now,
+            expires_at=now + conf.PASSWORD_RESET_TOKEN_TTL,
+            ip_address=client.address,
+        )
+        # Not by the time alone: the clock of another node may be ahead, and would make this one the oldest.
+        older = others.exclude(pk=token.pk).order_by("-created_at", "-pk")[LIVE_AT_ONCE - 1 :]
+        others.filter(pk__in=list(older.values_list("pk", flat=True))).delete()
     return token
 
 

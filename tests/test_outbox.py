@@ -18,12 +18,19 @@ import pytest
 from django.db import DatabaseError, OperationalError, connections, transaction
 from django.utils.module_loading import import_string
 
-from platform_auth import outbox
+from platform_auth import errors, outbox
 from platform_auth.models import AuthEvent
 from tests.conftest import Api, make_user
 from tests.mail_server import MailServer
 
 TASKS = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
+
+FAILURES = {
+    "later": outbox.TryAgain,
+    "bug": ValueError,
+    "database": OperationalError,
+    "busy database": errors.ServiceUnavailable,
+}
 
 done: list[Any] = []
 """What the jobs of these tests leave behind."""
@@ -38,7 +45,7 @@ def note(*, what: str, attempt: outbox.Attempt) -> None:
 def fail(*, how: str, times: int, attempt: outbox.Attempt) -> None:
     done.append((how, attempt.number, threading.current_thread().name))
     if attempt.number <= times:
-        raise {"later": outbox.TryAgain, "bug": ValueError, "database": OperationalError}[how]("no")
+        raise FAILURES[how]("no")
 
 
 @outbox.job
@@ -135,7 +142,7 @@ class TestThread:
         assert outbox._worker._thread is thread
         assert "could not be closed" in caplog.text
 
-    @pytest.mark.parametrize("how", ["later", "database"])
+    @pytest.mark.parametrize("how", ["later", "database", "busy database"])
     def test_what_can_be_done_later_is_tried_again(self, how: str, caplog: Any) -> None:
         outbox.hand_over(fail, how=how, times=1)
 
@@ -237,7 +244,7 @@ settings.configure(
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
 )
 django.setup()
-from platform_auth import outbox
+from platform_auth import errors, outbox
 
 @outbox.job
 def say(*, what, attempt):
@@ -352,7 +359,15 @@ class TestTask:
         name, arguments, attempt = result.args
         assert (name, attempt) == ("passwords.answer_request", 1)
         assert json.loads(json.dumps(arguments)) == arguments
-        assert set(arguments) == {"email", "within_limit", "reset_url", "language", "address", "user_agent"}
+        assert set(arguments) == {
+            "token_id",
+            "email",
+            "within_limit",
+            "reset_url",
+            "language",
+            "address",
+            "user_agent",
+        }
 
     def test_a_worker_sends_the_mail_and_the_queue_holds_no_token(
         self, api: Api, user: Any, mailoutbox: list[Any]
