@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -12,12 +11,13 @@ import jwt
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
-from django.db import connection, connections
+from django.db import connections
 from django.utils import timezone
 
 from platform_auth import reset_tokens, signals, signed_tokens
 from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
 from tests.conftest import PASSWORD, Api, code_of, enrol, make_user, unrecordable
+from tests.racing import together
 
 URL = "/auth/password/reset"
 NEW = "a new one 4711"
@@ -534,7 +534,7 @@ class TestRace:
         for round_number in range(50):
             user = make_user()
             token = token_for(user)
-            answers = _together([Reset(token, f"{NEW} of caller {n}") for n in range(20)])
+            answers = together(*[Reset(token, f"{NEW} of caller {n}") for n in range(20)])
 
             winners = [n for n, answer in enumerate(answers) if answer.status_code == 204]
             assert len(winners) == 1, (round_number, [a.content for a in answers])
@@ -547,7 +547,7 @@ class TestRace:
     def test_three_links_at_once_set_one_password(self) -> None:
         for _ in range(10):
             user = make_user()
-            answers = _together([Reset(token_for(user), f"{NEW} {n}") for n in range(3)])
+            answers = together(*[Reset(token_for(user), f"{NEW} {n}") for n in range(3)])
 
             assert sorted(answer.status_code for answer in answers) == [204, 401, 401]
 
@@ -557,7 +557,7 @@ class TestRace:
             user = make_user()
             login = Login(user.email)
 
-            answers = _together([Reset(token_for(user), NEW), login, login, login])
+            answers = together(Reset(token_for(user), NEW), login, login, login)
 
             assert answers[0].status_code == 204
             assert {answer.status_code for answer in answers[1:]} <= {200, 401}
@@ -577,23 +577,3 @@ class Login(NamedTuple):
 
     def __call__(self) -> Any:
         return Api().post("/auth/login", {"email": self.email, "password": PASSWORD})
-
-
-def _together(acts: list[Any]) -> list[Any]:
-    """Call all at once, each in a thread of its own; return what each got."""
-    barrier = threading.Barrier(len(acts))
-    answers: list[Any] = [None] * len(acts)
-
-    def work(number: int) -> None:
-        try:
-            barrier.wait()
-            answers[number] = acts[number]()
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(acts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers
