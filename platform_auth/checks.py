@@ -940,8 +940,9 @@ def _fault_of(url: Any, *, for_reset: bool) -> str | None:
         return 'Take the part from "#" away: a redirect cannot go there.'
     if not redirects.is_unambiguous(url, for_reset=for_reset):
         return (
-            "Write it as browsers do: printable ASCII, host in lower case, no quotes, brackets or backslashes, no "
-            'dot segments, "//" or encoded slashes in the path.'
+            "Write it as browsers do: printable ASCII, host in lower case, addresses in their usual spelling, no "
+            'quotes, brackets or backslashes, no dot segments, "//" or encoded slashes in the path. For the token: '
+            '"{token}" once, behind the host, or nothing; no other parameter of that name.'
         )
     return None
 

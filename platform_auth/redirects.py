@@ -7,9 +7,11 @@ differently, so that what we compare is what a browser follows (WHATWG URL again
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
+import idna
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext as _
 
@@ -28,6 +30,9 @@ _ORIGIN = re.compile(
     r"(?P<host>[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\])"
     r"(?::(?P<port>[1-9][0-9]{0,4}))?"
 )
+
+# What makes a browser take a host for an IPv4 address (WHATWG URL, "ends in a number").
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 def check_reset_url(url: str) -> str:
@@ -50,28 +55,30 @@ def check_redirect(url: str) -> str:
 def is_unambiguous(url: str, *, for_reset: bool = False) -> bool:
     """Return whether every parser reads a URL (or local path) alike.
 
-    A reset URL may also hold a fragment and the placeholder of the token.
+    A reset URL is absolute, may hold a fragment, and has one place for the token: the placeholder, once and behind the
+    origin, or else the query, in which no other `token` stands.
     """
-    plain = url.replace(PLACEHOLDER, "token") if for_reset else url
+    plain = url.replace(PLACEHOLDER, "token", 1) if for_reset else url
     if not 1 <= len(url) <= MAX_LENGTH or not _PRINTABLE.fullmatch(plain):
         return False
     if _UNSAFE_CHARACTERS.search(plain) or _UNSAFE_ESCAPES.search(plain):
         return False
     if "#" in plain and not for_reset:
         return False
-    if is_local_path(plain):
-        path = re.split(r"[?#]", plain)[0]
-    else:
-        origin = _ORIGIN.match(plain)
-        if origin is None or int(origin["port"] or 0) > 65535:
+    rest = url
+    if for_reset or not is_local_path(url):
+        origin = _ORIGIN.match(url)
+        if origin is None or int(origin["port"] or 0) > 65535 or not _is_canonical(origin["host"]):
             return False
-        rest = plain[origin.end() :]
+        rest = url[origin.end() :]
         if rest and rest[0] not in "/?#":
             return False
-        path = re.split(r"[?#]", rest)[0]
+    path, _mark, query = rest.partition("#")[0].partition("?")
     if "//" in path or _UNSAFE_PATH_ESCAPES.search(path):
         return False
-    return not any(segment in (".", "..") for segment in path.split("/"))
+    if any(segment in (".", "..") for segment in path.split("/")):
+        return False
+    return not (for_reset and _has_token(query))
 
 
 def is_local_path(url: str) -> bool:
@@ -108,3 +115,26 @@ def origin_of(url: str) -> str | None:
     default = {"http": "80", "https": "443"}[match["scheme"]]
     port = f":{match['port']}" if match["port"] and match["port"] != default else ""
     return f"{match['scheme']}://{match['host']}{port}"
+
+
+def _is_canonical(host: str) -> bool:
+    """Return whether browsers keep a host as it is written: they rewrite addresses, and refuse labels that are none."""
+    try:
+        if host.startswith("["):
+            address = ipaddress.IPv6Address(host[1:-1])
+            # Python's own spelling of a mapped one differs between its versions.
+            return f"[{address}]" == host and address.ipv4_mapped is None
+        *_others, last = labels = host.split(".")
+        if _NUMBER.fullmatch(last):
+            return str(ipaddress.IPv4Address(host)) == host
+        return all(
+            idna.alabel(idna.ulabel(label)).decode() == label for label in labels if label.startswith("xn--")
+        )
+    except ValueError:
+        return False
+
+
+def _has_token(query: str) -> bool:
+    """Return whether a query has a `token` that is not the placeholder's."""
+    fields = parse_qsl(query.replace(";", "&"), keep_blank_values=True)
+    return any(name == "token" and value != PLACEHOLDER for name, value in fields)

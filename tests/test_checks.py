@@ -395,6 +395,10 @@ class TestAllowLists:
             "https://site.example/re set",
             "https://[::1/reset",
             "https://sité.example/reset",
+            "https://127.1/reset",
+            "https://[0:0:0:0:0:0:0:1]/reset",
+            "https://{token}.example/",
+            "https://site.example/{token}/{token}",
         ],
     )
     def test_an_entry_that_nobody_should_be_sent_to(self, name: str, entry: str) -> None:
@@ -415,6 +419,12 @@ class TestAllowLists:
 
     def test_a_fragment_is_for_reset_urls_alone(self) -> None:
         assert set(found(OAUTH_REDIRECT_ALLOW_LIST=["https://site.example/#/a"])) == {"platform_auth.E013"}
+
+    def test_a_token_that_stands_there_already(self) -> None:
+        entries = ["https://site.example/?token=x", "https://site.example/?token=x#/{token}"]
+
+        assert set(found(PASSWORD_RESET_URL_ALLOW_LIST=entries)) == {"platform_auth.E013"}
+        assert found(OAUTH_REDIRECT_ALLOW_LIST=entries[:1]) == {}
 
     @override_settings(DEBUG=True)
     def test_localhost_is_sound_in_debug(self) -> None:
