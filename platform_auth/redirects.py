@@ -103,7 +103,8 @@ def with_token(url: str, token: str) -> str:
 def with_parameter(url: str, name: str, value: str) -> str:
     """Add one parameter to the query of a URL, before its fragment, keeping what is there."""
     rest, hash_sign, fragment = url.partition("#")
-    separator = "" if rest.endswith(("?", "&")) else "&" if "?" in rest else "?"
+    query = rest.partition("?")[2]
+    separator = "?" if "?" not in rest else "&" if query and not query.endswith("&") else ""
     return f"{rest}{separator}{quote(name, safe='')}={quote(value, safe='')}{hash_sign}{fragment}"
 
 

@@ -235,6 +235,7 @@ class TestToken:
             ("https://a.example/r?", "https://a.example/r?token=T"),
             ("https://a.example/r?x=1", "https://a.example/r?x=1&token=T"),
             ("https://a.example/r?x=1&", "https://a.example/r?x=1&token=T"),
+            ("https://a.example/r&", "https://a.example/r&?token=T"),
             ("https://a.example/r#f", "https://a.example/r?token=T#f"),
             ("https://a.example/#/r/{token}", "https://a.example/#/r/T"),
             ("https://a.example/{token}?x=1", "https://a.example/T?x=1"),
@@ -519,6 +520,7 @@ class TestBrowser:
     @example(url="https://a.example:{token}/", token="e.y")
     @example(url="https://a.example{token}/", token="e.y")
     @example(url="https://a.example/?%74oken=x", token="e.y")
+    @example(url="https://a.example/&", token="e.y")
     def test_an_accepted_reset_url_leads_where_we_think(self, browser: Browser, url: str, token: str) -> None:
         if not redirects.is_unambiguous(url, for_reset=True):
             return
