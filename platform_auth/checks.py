@@ -497,7 +497,7 @@ def check_cache(**kwargs: Any) -> list[CheckMessage]:
 
 
 def check_mail_delivery(**kwargs: Any) -> list[CheckMessage]:
-    """E014, W008: tasks that nobody runs, or that the request waits for."""
+    """E014, W008: tasks that nobody runs, that the request waits for, or that cannot be tried again later."""
     if conf.MAIL_DELIVERY != "task":
         return []
     try:
@@ -520,6 +520,15 @@ def check_mail_delivery(**kwargs: Any) -> list[CheckMessage]:
                 f'MAIL_DELIVERY is "task" and the task backend is {name}: either no mail is ever sent, or the '
                 "answer waits for it, and its time tells which accounts exist.",
                 hint='Set TASKS to a backend with a worker, or leave MAIL_DELIVERY out ("thread").',
+                id="platform_auth.W008",
+            )
+        ]
+    if not backend.supports_defer:
+        return [
+            Warning(
+                f'MAIL_DELIVERY is "task" and the task backend {name} cannot run a task later: a mail that fails once '
+                "is not tried again.",
+                hint='Set TASKS to a backend whose supports_defer is True, or leave MAIL_DELIVERY out ("thread").',
                 id="platform_auth.W008",
             )
         ]

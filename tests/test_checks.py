@@ -18,6 +18,7 @@ from django.db import connection
 from django.db.models import Q, UniqueConstraint
 from django.db.models.functions import Lower
 from django.test import override_settings
+from django.utils.module_loading import import_string
 from django_otp.admin import OTPAdminSite
 
 from platform_auth import checks, events
@@ -449,6 +450,13 @@ def _read_tasks_again() -> None:
         del backends["default"]
 
 
+def _backend_class(*, defers: bool) -> Any:
+    """Return a backend with a worker, of whichever task framework there is."""
+    name = "django.tasks" if checks._task_backends().__module__.startswith("django.") else "django_tasks"
+    base = import_string(f"{name}.backends.base.BaseTaskBackend")
+    return type("Backend", (base,), {"supports_defer": defers, "enqueue": lambda *args: None})
+
+
 class TestHost:
     """What else of the host's settings matters."""
 
@@ -491,6 +499,22 @@ class TestHost:
     def test_tasks_that_the_request_waits_for(self) -> None:
         """The frameworks' default runs a task at once."""
         assert set(found(MAIL_DELIVERY="task")) == {"platform_auth.W008"}
+
+    @pytest.mark.parametrize(("defers", "ids"), [(False, {"platform_auth.W008"}), (True, set())])
+    def test_tasks_that_cannot_be_tried_again(
+        self, settings: Any, monkeypatch: Any, defers: bool, ids: set[str]
+    ) -> None:
+        backend = _backend_class(defers=defers)
+        monkeypatch.setattr(f"{__name__}.Backend", backend, raising=False)
+        settings.TASKS = {"default": {"BACKEND": f"{__name__}.Backend"}}
+        _read_tasks_again()
+        try:
+            messages = found(MAIL_DELIVERY="task")
+        finally:
+            _read_tasks_again()
+
+        assert set(messages) == ids
+        assert all("not tried again" in message.msg for message in messages.values())
 
     def test_tasks_without_a_backend(self, settings: Any) -> None:
         settings.TASKS = {"default": {"BACKEND": "no.such.Backend"}}
