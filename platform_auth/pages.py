@@ -80,7 +80,7 @@ class PageView(View):
     @sensitive_variables()
     def read(self, shape: type[Serializer[Any]]) -> dict[str, Any]:
         """Return the validated fields of the form. Raises what `payload.read` does."""
-        self.typed = payload.form_of(self.request)
+        self.typed = payload.read_own_form(self.request)
         return payload.validate(self.typed, shape)
 
     @sensitive_variables()

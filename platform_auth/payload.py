@@ -25,11 +25,13 @@ def read(request: HttpRequest, shape: type[Serializer[Any]]) -> dict[str, Any]:
 
     Raises ContentTooLarge, UnsupportedMediaType, or InvalidPayload with one entry for each field that is wrong.
     """
-    return _validated(shape(data=_object(read_bytes(request), request)))
+    return validate(_object(read_bytes(request), request), shape)
 
 
 @sensitive_variables()
-def _validated(serializer: Serializer[Any]) -> dict[str, Any]:
+def validate(fields: dict[str, Any], shape: type[Serializer[Any]]) -> dict[str, Any]:
+    """Return fields as the validated ones of a shape. Raises InvalidPayload with one entry for each that is wrong."""
+    serializer = shape(data=fields)
     if not serializer.is_valid():
         raise errors.InvalidPayload.of_fields(
             (field, str(reason)) for field, reasons in serializer.errors.items() for reason in reasons
@@ -40,7 +42,7 @@ def _validated(serializer: Serializer[Any]) -> dict[str, Any]:
 def read_query(request: HttpRequest, shape: type[Serializer[Any]]) -> dict[str, Any]:
     """Return the query as the validated fields of a shape. Raises InvalidPayload, also for a field that came twice."""
     require_single(request.GET, *map(str, shape().fields))
-    return _validated(shape(data=request.GET.dict()))
+    return validate(request.GET.dict(), shape)
 
 
 def require_single(query: QueryDict, *names: str) -> None:
@@ -69,32 +71,22 @@ def take_query(request: HttpRequest) -> QueryDict:
 
 
 def read_form(request: HttpRequest) -> QueryDict:
-    """Return a form-encoded body. Raises ContentTooLarge, UnsupportedMediaType."""
-    if request.content_type != "application/x-www-form-urlencoded":
-        raise errors.UnsupportedMediaType(_("Send this form as a browser does."))
-    return QueryDict(read_bytes(request), encoding="utf-8")
+    """Return a form that another site may have made, as it came. Raises ContentTooLarge, UnsupportedMediaType."""
+    return QueryDict(_form_bytes(request), encoding="utf-8")
 
 
 @sensitive_variables()
-def form_of(request: HttpRequest) -> dict[str, str]:
-    """Return the fields of a form-encoded body, at most 64 KiB of UTF-8, each once.
+def read_own_form(request: HttpRequest) -> dict[str, str]:
+    """Return the fields of a form of our own pages, at most 64 KiB of UTF-8, each once.
 
     Raises ContentTooLarge, UnsupportedMediaType or InvalidPayload.
     """
-    if request.content_type != "application/x-www-form-urlencoded":
-        raise errors.UnsupportedMediaType(_("Send this form as a browser does."))
     try:
-        text = read_bytes(request).decode("ascii")
+        text = _form_bytes(request).decode("ascii")
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=50)
         return _without_repeats(pairs)
     except ValueError:
         raise errors.InvalidPayload(_("The form could not be read.")) from None
-
-
-@sensitive_variables()
-def validate(fields: dict[str, Any], shape: type[Serializer[Any]]) -> dict[str, Any]:
-    """Return fields that came by another way than JSON as the validated ones of a shape. Raises InvalidPayload."""
-    return _validated(shape(data=fields))
 
 
 def read_bytes(request: HttpRequest) -> bytes:
@@ -137,6 +129,12 @@ def _announced(request: HttpRequest) -> int:
         return int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:
         return 0
+
+
+def _form_bytes(request: HttpRequest) -> bytes:
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise errors.UnsupportedMediaType(_("Send this form as a browser does."))
+    return read_bytes(request)
 
 
 @sensitive_variables()
