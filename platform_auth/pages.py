@@ -61,10 +61,10 @@ class PageView(View):
     @method_decorator(sensitive_variables())
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Answer with a page whatever happens."""
-        # What comes after (Django's log of refusals, a report of an error) sees no link that may still be good.
-        self.query = payload.take_query(request)
         self.typed: dict[str, Any] = {}
         try:
+            # What comes after (Django's log of refusals, a report of an error) sees no link that may still be good.
+            self.query = payload.take_query(request)
             return super().dispatch(request, *args, **kwargs)
         except Exception as exc:
             error = self._understand(exc)

@@ -7,7 +7,6 @@ from collections import Counter
 from typing import Any
 from urllib.parse import parse_qsl
 
-from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, QueryDict
 from django.utils.translation import gettext as _
@@ -55,19 +54,17 @@ def require_single(query: QueryDict, *names: str) -> None:
 def take_query(request: HttpRequest) -> QueryDict:
     """Return the query and take it out of the request, so that no log or error report of the request repeats it.
 
-    Raises nothing: of more fields than Django reads, none came.
+    Raises what Django does for a query of too many fields, which is taken out all the same.
     """
     try:
-        query = request.GET
-    except SuspiciousOperation:
-        query = QueryDict()
-    request.GET = QueryDict()
-    request.META["QUERY_STRING"] = ""
-    # Where gunicorn, uWSGI and mod_wsgi put the whole line once more.
-    for name in ("RAW_URI", "REQUEST_URI"):
-        if name in request.META:
-            request.META[name] = request.META[name].partition("?")[0]
-    return query
+        return request.GET
+    finally:
+        request.GET = QueryDict()
+        request.META["QUERY_STRING"] = ""
+        # Where gunicorn, uWSGI and mod_wsgi put the whole line once more.
+        for name in ("RAW_URI", "REQUEST_URI"):
+            if name in request.META:
+                request.META[name] = request.META[name].partition("?")[0]
 
 
 def read_form(request: HttpRequest) -> QueryDict:

@@ -22,6 +22,8 @@ REQUEST = "/auth/password/request/page"
 RESET = "/auth/password/reset/page"
 NEW = "a new one 4711"
 FORM = "application/x-www-form-urlencoded"
+MANY_FIELDS = "&".join(f"f{number}=1" for number in range(1100))
+"""More than DATA_UPLOAD_MAX_NUMBER_FIELDS lets through."""
 
 
 class Page:
@@ -211,6 +213,9 @@ class TestEdge:
 
     def outcomes(self, page: Page, user: Any) -> Iterator[Any]:
         token = token_for(user)
+        yield page.get(f"{REQUEST}?{MANY_FIELDS}")
+        yield page.get(f"{RESET}?token={token}&{MANY_FIELDS}")
+        yield page.post(f"{RESET}?{MANY_FIELDS}", reset_fields(token))
         yield page.get(REQUEST)
         yield page.post(REQUEST, {"email": user.email})
         yield page.post(REQUEST, {"email": "x"})
@@ -289,6 +294,21 @@ class TestEdge:
         assert response.status_code == status
         assert response.headers["Content-Type"].startswith("text/html")
         assert mailoutbox == []
+
+    def test_a_query_that_django_refuses_is_a_page_too_and_is_not_logged(
+        self, page: Page, user: Any, caplog: Any
+    ) -> None:
+        token = token_for(user)
+
+        request = page.get(f"{REQUEST}?{MANY_FIELDS}")
+        reset = page.get(f"{RESET}?token={token}&{MANY_FIELDS}")
+
+        assert request.status_code == 400
+        assert "The request could not be read." in text_of(request)
+        assert reset.status_code == 401
+        # What a report of the request would show.
+        assert reset.wsgi_request.META["QUERY_STRING"] == ""
+        assert token not in caplog.text
 
     def test_an_ambient_credential_is_not_looked_at(
         self, page: Page, user: Any, django_assert_num_queries: Any
