@@ -48,6 +48,8 @@ class PageView(View):
 
     template_name: ClassVar[str]
     error_template_name: ClassVar[str] = "platform_auth/error.html"
+    starts_anew: ClassVar[bool] = True
+    """Whether the page can be opened by its URL alone."""
     http_method_names = ["get", "head", "post"]
 
     @classmethod
@@ -106,7 +108,10 @@ class PageView(View):
     def refusal(self, error: errors.PlatformAuthError) -> HttpResponse:
         """Show a refusal. A page overrides it for those that its form can answer."""
         return self.page(
-            status=error.status_code, template_name=self.error_template_name, messages=messages_of(error)
+            status=error.status_code,
+            template_name=self.error_template_name,
+            messages=messages_of(error),
+            starts_anew=self.starts_anew,
         )
 
     @sensitive_variables()

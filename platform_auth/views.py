@@ -220,6 +220,7 @@ class PasswordResetPageView(pages.PageView):
     """GET and POST /auth/password/reset/page?token=: the form that a reset link leads to."""
 
     template_name = "platform_auth/password_reset.html"
+    starts_anew = False
 
     @method_decorator(sensitive_variables())
     def get(self, request: HttpRequest) -> HttpResponse:
@@ -240,12 +241,14 @@ class PasswordResetPageView(pages.PageView):
 
     @method_decorator(sensitive_variables())
     def refusal(self, error: errors.PlatformAuthError) -> HttpResponse:
+        token, status, messages = self.typed.get("token", ""), error.status_code, pages.messages_of(error)
         if isinstance(error, errors.FailedValidation | errors.InvalidPayload):
-            return self.form(
-                self.typed.get("token", ""), status=error.status_code, messages=pages.messages_of(error)
-            )
+            return self.form(token, status=status, messages=messages)
         if isinstance(error, errors.TokenRefused):
-            return self.page(status=error.status_code, dead=error.code)
+            return self.page(status=status, dead=error.code)
+        if token and status >= 500:
+            # Without a look at the link: what it takes may be what is down.
+            return self.page(status=status, token=token, messages=messages)
         return super().refusal(error)
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from django.db import OperationalError, connection
 from django.test import Client
 
 from platform_auth import catalogue, reset_tokens
 from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
-from tests.conftest import PASSWORD, Api, make_user
+from tests.conftest import PASSWORD, Api, make_user, unrecordable
 from tests.mails import link_of
 
 REQUEST = "/auth/password/request/page"
@@ -205,6 +207,67 @@ class TestResetPage:
             page.client.head(f"{RESET}?token={token}")
 
         assert page.post(RESET, reset_fields(token)).status_code == 200
+
+
+@pytest.mark.django_db
+class TestOutage:
+    """What a reader can do while the database or the program fails: never follow a link that is dead by itself."""
+
+    @pytest.fixture
+    def page(self) -> Page:
+        page = Page()
+        page.client.raise_request_exception = False
+        return page
+
+    @contextmanager
+    def database_down(self) -> Iterator[None]:
+        def fail(*args: Any) -> None:
+            raise OperationalError("down")
+
+        with connection.execute_wrapper(fail):
+            yield
+
+    def test_the_form_of_a_link_is_there_again(self, page: Page, user: Any) -> None:
+        token = token_for(user)
+        for outage, status in (
+            (self.database_down(), 503),
+            (unrecordable(AuthEvent.Kind.PASSWORD_RESET), 500),
+        ):
+            with outage:
+                response = page.post(RESET, reset_fields(token))
+
+            html = response.content.decode()
+            assert response.status_code == status
+            assert f'<input type="hidden" name="token" value="{token}">' in html
+            assert 'role="alert"' in html
+            assert "Account:" not in text_of(response)
+            assert NEW not in html
+        assert page.post(RESET, reset_fields(token)).status_code == 200
+
+    def test_a_refused_password_during_an_outage_keeps_the_link_too(self, page: Page, user: Any) -> None:
+        token = token_for(user)
+
+        with self.database_down():
+            response = page.post(RESET, reset_fields(token, NEW, "another"))
+
+        assert response.status_code == 503
+        assert f'value="{token}"' in response.content.decode()
+
+    def test_where_there_is_no_form_the_mail_is_named(self, page: Page, user: Any) -> None:
+        token = token_for(user)
+
+        with self.database_down():
+            opened = page.get(f"{RESET}?token={token}")
+        answers = [opened, page.post(RESET, "{}", content_type="application/json"), page.client.put(RESET)]
+
+        for response in answers:
+            assert "Open the link in your mail again." in text_of(response)
+            assert "href" not in response.content.decode()
+
+    def test_the_page_that_asks_for_a_mail_can_be_opened_again(self, page: Page) -> None:
+        response = page.client.put(REQUEST)
+
+        assert f'<a href="{REQUEST}">Try again</a>' in response.content.decode()
 
 
 @pytest.mark.django_db
