@@ -158,6 +158,14 @@ class TestResetPage:
         assert "The two passwords are not the same." in text_of(response)
         assert page.post(RESET, reset_fields(token)).status_code == 200
 
+    def test_a_long_password_is_not_cut(self, page: Page, user: Any) -> None:
+        """Row 5: browsers cut what is pasted at `maxlength`, without a word, and count no bytes."""
+        html = page.get(f"{RESET}?token={token_for(user)}").content.decode()
+
+        fields = re.findall(r'<input[^>]* type="password"[^>]*>', html)
+        assert len(fields) == 2
+        assert all("maxlength" not in field for field in fields)
+
     @pytest.mark.parametrize("password", ["", "x" * 1025, "a\x00b"])
     def test_what_is_no_password_is_refused(self, page: Page, user: Any, password: str) -> None:
         response = page.post(RESET, reset_fields(token_for(user), password))
