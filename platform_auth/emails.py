@@ -159,6 +159,7 @@ def send(user: Any, names: tuple[str, ...], context: dict[str, Any]) -> None:
             # RFC 3834: no out-of-office replies to this.
             headers={"Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "All"},
         )
+        message.encoding = "utf-8"
         message.attach_alternative(html, "text/html")
         _mailer().send_messages([message])
     except Exception as error:

@@ -37,6 +37,8 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+CONTENT_TYPE = "text/html; charset=utf-8"
+"""Whatever DEFAULT_CHARSET is: the templates say the same."""
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -99,7 +101,7 @@ class PageView(View):
         }
         # Without the request: a host's context processors would read the session behind its cookie.
         html = render_to_string(template_name or self.template_name, everywhere | context)
-        response = HttpResponse(html, status=status, headers=SECURITY_HEADERS)
+        response = HttpResponse(html, CONTENT_TYPE, status=status, headers=SECURITY_HEADERS)
         response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY.format(nonce=nonce)
         patch_vary_headers(response, ("Cookie", "Origin"))
         return response

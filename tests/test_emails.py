@@ -33,6 +33,12 @@ def html_of(message: Any) -> str:
     return str(alternative[0])
 
 
+def escape(settings: Any, autoescape: bool) -> None:
+    """Have the host's engine escape by itself, or not."""
+    engine = settings.TEMPLATES[0]
+    settings.TEMPLATES = [{**engine, "OPTIONS": {**engine["OPTIONS"], "autoescape": autoescape}}]
+
+
 @pytest.fixture
 def templates(settings: Any, tmp_path: Path) -> Path:
     """Return the folder of a host's own mail templates."""
@@ -58,8 +64,10 @@ class TestResetLink:
     def test_it_holds_one_link(self, user: Any) -> None:
         assert link_of(send_link(user)) == LINK
 
-    def test_its_url_is_escaped(self, user: Any) -> None:
-        """Row 67: such a URL is refused long before; the template does not rely on it."""
+    @pytest.mark.parametrize("autoescape", [True, False])
+    def test_its_url_is_escaped(self, user: Any, settings: Any, autoescape: bool) -> None:
+        """Row 67: such a URL is refused long before; the template does not rely on it, nor on the host's engine."""
+        escape(settings, autoescape)
         message = send_link(user, 'https://app.example/"><img src=x>')
 
         assert "<img" not in html_of(message)
@@ -77,6 +85,15 @@ class TestResetLink:
     )
     def test_it_says_how_long_it_is_good(self, user: Any, lifetime: timedelta, text: str) -> None:
         assert text in send_link(user, lifetime=lifetime).body
+
+    def test_the_hosts_charset_does_not_change_it(self, user: Any, settings: Any, templates: Path) -> None:
+        settings.DEFAULT_CHARSET = "iso-8859-1"
+        (templates / "reset_link.txt").write_text("كلمة السر")
+
+        parts = list(send_link(user).message().walk())[1:]
+
+        assert {part.get_content_charset() for part in parts} == {"utf-8"}
+        assert parts[0].get_payload(decode=True).decode() == "كلمة السر\n"
 
     def test_it_has_no_third_party_content(self, user: Any) -> None:
         html = html_of(send_link(user))
@@ -128,8 +145,10 @@ class TestNotice:
             assert "Firefox" in part
         assert "http" not in message.body
 
-    def test_what_a_caller_sends_cannot_break_out(self, user: Any) -> None:
+    @pytest.mark.parametrize("autoescape", [True, False])
+    def test_what_a_caller_sends_cannot_break_out(self, user: Any, settings: Any, autoescape: bool) -> None:
         """Row 67: a user agent is the caller's own words."""
+        escape(settings, autoescape)
         who = Client("192.0.2.7", "<script>alert(1)</script>")
 
         emails.send_notice(user, "password_changed", client=who, provider="<b>evil</b>\nBcc: x@example.com")

@@ -414,7 +414,19 @@ class TestEdge:
         assert all("evil" not in answer.content.decode() for answer in answers)
         assert link_of(mailoutbox[0]).startswith("http://testserver/auth/")
 
-    def test_a_typed_value_is_escaped(self, page: Page, user: Any) -> None:
+    def test_the_hosts_charset_does_not_change_it(self, page: Page, settings: Any) -> None:
+        settings.DEFAULT_CHARSET = "iso-8859-1"
+
+        response = page.post(REQUEST, {"email": "žofie"})
+
+        assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert 'value="žofie"' in response.content.decode("utf-8")
+
+    @pytest.mark.parametrize("autoescape", [True, False])
+    def test_a_typed_value_is_escaped(self, page: Page, user: Any, settings: Any, autoescape: bool) -> None:
+        """Also where the host's engine escapes nothing by itself."""
+        options = {**settings.TEMPLATES[0]["OPTIONS"], "autoescape": autoescape}
+        settings.TEMPLATES = [{**settings.TEMPLATES[0], "OPTIONS": options}]
         attack = '"><img src=x onerror=alert(1)>'
 
         typed = page.post(REQUEST, {"email": attack})
