@@ -12,10 +12,11 @@ class PlatformAuthConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Connect the receivers, register the checks, show a user's rows on the user's page in the admin."""
-        from . import checks, receivers
+        """Connect the receivers, mind the end of the process, register the checks, add to the admin's user page."""
+        from . import checks, outbox, receivers
 
         receivers.connect()
+        outbox.finish_at_sigterm()
         checks.register_checks()
         if apps.is_installed("django.contrib.admin"):
             from . import account_admin

@@ -9,16 +9,19 @@ that job alone.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import heapq
 import importlib
 import itertools
 import logging
 import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from types import FrameType
 from typing import Any, NamedTuple
 
 from django.contrib.auth import get_user_model
@@ -102,6 +105,25 @@ def finish(*, timeout: float = FINISHES_WITHIN) -> bool:
     return _worker.finish(timeout=timeout)
 
 
+def finish_at_sigterm() -> None:
+    """Have a process that SIGTERM kills finish before, with the same exit code. Called when the apps are ready.
+
+    Most servers turn the signal into an exit, at which `atexit` finishes. runserver leaves it as it is. uvicorn handles
+    it, stops, and then raises it anew for the handler that it found: ours, unless the app is loaded after that, as in
+    its worker processes; there it finishes at the end of its own shutdown.
+    """
+    if conf.MAIL_DELIVERY != "thread":
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    server: Any = getattr(handler, "__self__", None)
+    if handler is signal.SIG_DFL:
+        # ValueError: not in the main thread, or not in the main interpreter.
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, _finish_and_die)
+    elif type(server).__module__ == "uvicorn.server":
+        _finish_after(server)
+
+
 def run(name: str, arguments: dict[str, Any], *, attempt: Attempt) -> None:
     """Run one attempt of a job. Raises TryAgain, also where the database did not answer."""
     if name not in _jobs:
@@ -142,7 +164,8 @@ class _Worker:
     def __init__(self) -> None:
         self._waiting: list[_Entry] = []
         self._order = itertools.count()
-        self._changed = threading.Condition()
+        # A signal may have `finish` interrupt `put` in one thread.
+        self._changed = threading.Condition(threading.RLock())
         self._thread: threading.Thread | None = None
         self._is_busy = False
         self._is_finishing = False
@@ -157,14 +180,14 @@ class _Worker:
                 return
             due = time.monotonic() + seconds
             heapq.heappush(self._waiting, _Entry(due, next(self._order), name, arguments, attempt))
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="platform_auth-outbox", daemon=True)
-                self._thread.start()
+            self._start()
             self._changed.notify_all()
 
     def finish(self, *, timeout: float) -> bool:
         with self._changed:
             self._is_finishing = True
+            if self._waiting:
+                self._start()
             self._changed.notify_all()
             try:
                 done = self._changed.wait_for(lambda: not self._waiting and not self._is_busy, timeout)
@@ -173,6 +196,11 @@ class _Worker:
             if not done:
                 logger.error("%s jobs were not done in time", len(self._waiting) + self._is_busy)
             return done
+
+    def _start(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._work, name="platform_auth-outbox", daemon=True)
+            self._thread.start()
 
     def _work(self) -> None:
         while True:
@@ -233,6 +261,26 @@ def _start_afresh() -> None:
     """In a forked child: the thread did not come along, a lock may be held, the jobs are the parent's."""
     global _worker
     _worker = _Worker()
+
+
+def _finish_and_die(number: int, frame: FrameType | None) -> None:
+    # First, so that whoever sends it twice need not wait.
+    signal.signal(number, signal.SIG_DFL)
+    try:
+        finish()
+    finally:
+        signal.raise_signal(number)
+
+
+def _finish_after(server: Any) -> None:
+    """Have a server of uvicorn finish when it has answered its last request."""
+    shutdown = server.shutdown
+
+    async def shutdown_and_finish(*args: Any, **kwargs: Any) -> None:
+        await shutdown(*args, **kwargs)
+        finish()
+
+    server.shutdown = shutdown_and_finish
 
 
 os.register_at_fork(after_in_child=_start_afresh)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import django
+import httpx
 import pytest
 from django.db import DatabaseError, OperationalError, connections, transaction
 from django.utils.module_loading import import_string
@@ -21,6 +26,7 @@ from django.utils.module_loading import import_string
 from platform_auth import errors, outbox
 from platform_auth.models import AuthEvent
 from tests.conftest import Api, make_user
+from tests.example_site import free_port
 from tests.mail_server import MailServer
 
 TASKS = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
@@ -252,8 +258,8 @@ def say(*, what, attempt):
 """
 
 
-def run_script(body: str) -> list[str]:
-    """Run a host's process; return the lines that its jobs wrote."""
+def run_script(body: str, *, ends: int = 0) -> list[str]:
+    """Run a host's process until it ends with an exit code; return the lines that its jobs wrote."""
     result = subprocess.run(
         [
             sys.executable,
@@ -270,13 +276,69 @@ def run_script(body: str) -> list[str]:
         check=False,
         cwd=Path(__file__).parent.parent,
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == ends, result.stderr
     assert "Traceback" not in result.stderr, result.stderr
     return sorted(result.stdout.split())
 
 
 class TestProcess:
     """What happens to the thread when its process ends or forks."""
+
+    def test_sigterm_finishes_and_kills_all_the_same(self) -> None:
+        body = """
+            import signal, time
+            outbox.hand_over(say, what="job")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        """
+        assert run_script(body, ends=-signal.SIGTERM) == ["job"]
+
+    def test_sigterm_amid_a_hand_over_does_not_hang(self) -> None:
+        """In the thread that holds the lock, and has not started the worker yet."""
+        body = """
+            import signal, time
+            worker, name = outbox._worker, outbox._name_of(say)
+            with worker._changed:
+                worker._waiting.append(outbox._Entry(time.monotonic() + 3600, 0, name, {"what": "job"}, 1))
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+        """
+        assert run_script(body, ends=-signal.SIGTERM) == ["job"]
+
+    def test_a_handler_of_the_hosts_stays(self) -> None:
+        body = """
+            import signal
+            from django.apps import apps
+            signal.signal(signal.SIGTERM, print)
+            apps.get_app_config("platform_auth").ready()
+            assert signal.getsignal(signal.SIGTERM) is print
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            outbox.finish_at_sigterm()
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        """
+        assert run_script(body) == []
+
+    def test_a_thread_that_loads_the_apps_changes_nothing(self) -> None:
+        body = """
+            import signal, threading
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            thread = threading.Thread(target=outbox.finish_at_sigterm)
+            thread.start()
+            thread.join()
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        """
+        assert run_script(body) == []
+
+    @pytest.mark.parametrize("delivery", ["task", "inline"])
+    def test_a_process_without_the_thread_keeps_its_signals(self, delivery: str) -> None:
+        body = f"""
+            import signal
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            settings.PLATFORM_AUTH = {{"MAIL_DELIVERY": "{delivery}"}}
+            outbox.finish_at_sigterm()
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        """
+        assert run_script(body) == []
 
     def test_a_process_that_ends_finishes_its_jobs(self) -> None:
         assert run_script('for n in range(3): outbox.hand_over(say, what=f"job{n}")') == [
@@ -317,6 +379,96 @@ class TestProcess:
             os.waitpid(child, 0)
         """
         assert run_script(body) == ["child"]
+
+
+SITE = "tests.outbox_site"
+
+
+class Server(NamedTuple):
+    """A server of a host: what it is called with before `host:port`, and its exit code after SIGTERM."""
+
+    name: str
+    arguments: Sequence[str]
+    exit_code: int
+
+    @contextlib.contextmanager
+    def serve(self, file: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+        pytest.importorskip(self.name)
+        port = free_port()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *(argument.format(port=port) for argument in self.arguments)],
+            env={**os.environ, "OUTBOX_FILE": str(file), "DJANGO_SETTINGS_MODULE": ""},
+            cwd=Path(__file__).parent.parent,
+        )
+        try:
+            wait_until(lambda: answers(port))
+            yield f"http://127.0.0.1:{port}/", process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+UVICORN = ("uvicorn", f"{SITE}:asgi", "--port", "{port}", "--log-level", "error")
+SERVERS = [
+    Server("django", (SITE, "runserver", "--noreload", "--skip-checks", "127.0.0.1:{port}"), -signal.SIGTERM),
+    Server("uvicorn", UVICORN, -signal.SIGTERM),
+    Server("uvicorn", (*UVICORN, "--workers", "2"), 0),
+    Server("gunicorn", ("gunicorn", f"{SITE}:wsgi", "--bind", "127.0.0.1:{port}", "--threads", "4"), 0),
+]
+
+
+class TestServer:
+    """Under each server SIGTERM, which is how one is told to end, loses no job."""
+
+    @pytest.mark.parametrize("server", SERVERS, ids=lambda server: " ".join(server.arguments[:2]))
+    def test_it_does_what_waits_and_ends_as_ever(self, server: Server, tmp_path: Path) -> None:
+        file = tmp_path / "done"
+        with server.serve(file) as (url, process):
+            assert httpx.get(f"{url}?what=job", timeout=30).status_code == 204
+            process.terminate()
+            assert process.wait(timeout=60) == server.exit_code
+
+        assert file.read_text() == "job\n"
+
+    @pytest.mark.parametrize("server", SERVERS, ids=lambda server: " ".join(server.arguments[:2]))
+    def test_it_ends_at_once_where_nothing_waits(self, server: Server, tmp_path: Path) -> None:
+        with server.serve(tmp_path / "done") as (_url, process):
+            began = time.monotonic()
+            process.terminate()
+            assert process.wait(timeout=60) == server.exit_code
+            assert time.monotonic() - began < outbox.FINISHES_WITHIN / 2
+
+    @pytest.mark.parametrize("server", SERVERS[1:], ids=lambda server: " ".join(server.arguments[:2]))
+    def test_the_jobs_of_requests_that_it_still_answers_are_done(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "done"
+        with server.serve(file) as (url, process), ThreadPoolExecutor() as pool:
+            assert httpx.get(f"{url}?what=waiting", timeout=30).status_code == 204
+            slow = pool.submit(httpx.get, f"{url}?what=late&after=2", timeout=60)
+            time.sleep(0.7)
+            process.terminate()
+            assert slow.result().status_code == 204
+            process.wait(timeout=60)
+
+        assert sorted(file.read_text().split()) == ["late", "waiting"]
+
+    def test_whoever_tells_it_twice_need_not_wait(self, tmp_path: Path) -> None:
+        with SERVERS[0].serve(tmp_path / "done") as (url, process):
+            assert httpx.get(f"{url}?what=job&takes=60", timeout=30).status_code == 204
+            began = time.monotonic()
+            process.terminate()
+            time.sleep(1)
+            assert process.poll() is None
+            process.terminate()
+            assert process.wait(timeout=60) == -signal.SIGTERM
+            assert time.monotonic() - began < outbox.FINISHES_WITHIN / 2
 
 
 @pytest.mark.django_db
