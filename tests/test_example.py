@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from email import message_from_bytes, policy
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,28 @@ def manage(folder: Path, *arguments: str, **variables: str) -> subprocess.Comple
         text=True,
         timeout=120,
     )
+
+
+def mail_in(outbox: Path) -> Any:
+    """Return the first mail that comes into the demo's folder."""
+    until = time.monotonic() + 20
+    whole = b"-" * 79 + b"\n"
+    while not (mails := [mail for file in outbox.glob("*") if (mail := file.read_bytes()).endswith(whole)]):
+        assert time.monotonic() < until, "no mail came"
+        time.sleep(0.1)
+    return message_from_bytes(mails[0], policy=policy.default)
+
+
+def link_in(mail: Any) -> str:
+    (link,) = re.findall(r"http\S+", mail.get_body(("plain",)).get_content())
+    return str(link)
+
+
+def form_in(html: str) -> tuple[str, dict[str, str]]:
+    """Return where the form of a page is sent, and what stands in its fields."""
+    (action,) = re.findall(r'<form method="post" action="([^"]+)">', html)
+    fields = re.findall(r'<input[^>]* name="([^"]+)"[^>]* value="([^"]*)"', html)
+    return unescape(action), {name: unescape(value) for name, value in fields}
 
 
 PRODUCTION = {
@@ -98,17 +121,36 @@ class TestTheDemo:
         with site.client() as client:
             client.post("/auth/password/request", json={"email": ALICE}).raise_for_status()
 
-        until = time.monotonic() + 20
-        while (
-            not (mails := [file for file in site.outbox.glob("*") if file.read_bytes()])
-            and time.monotonic() < until
-        ):
-            time.sleep(0.1)
-        mail = message_from_bytes(mails[0].read_bytes(), policy=policy.default)
-        body: Any = mail.get_body(("plain",))
+        mail = mail_in(site.outbox)
         assert mail["To"] == ALICE
-        assert f"{site.url}/auth/password/reset/page?token=" in body.get_content()
+        assert link_in(mail).startswith(f"{site.url}/auth/password/reset/page?token=")
         assert f"To: {ALICE}" in site.log.read_text()
+
+    def test_a_forgotten_password_is_set_anew(self, tmp_path: Path) -> None:
+        """The whole way: ask, read the mail in the folder, open its link, send its form, log in."""
+        new = "ten-quiet-meadows"
+        with example_site.serve(tmp_path) as site, site.client() as client:
+            asked = client.post("/auth/password/request", json={"email": ALICE})
+            link = link_in(mail_in(site.outbox))
+
+            page = client.get(link)
+            action, fields = form_in(page.text)
+            done = client.post(action, data={**fields, "password": new, "password_again": new})
+
+            old = log_in(site)
+            answer = client.post("/auth/login", json={"email": ALICE, "password": new})
+            again = client.get(link)
+
+        assert asked.status_code == 204
+        assert (page.status_code, fields["username"]) == (200, ALICE)
+        assert (done.status_code, "Your new password is set" in done.text) == (200, True)
+        assert (old.status_code, answer.status_code, again.status_code) == (401, 200, 401)
+
+    def test_a_mail_is_sent_even_if_the_demo_is_stopped_at_once(self, tmp_path: Path) -> None:
+        with example_site.serve(tmp_path) as site:
+            httpx.post(f"{site.url}/auth/password/request", json={"email": ALICE}).raise_for_status()
+
+        assert mail_in(site.outbox)["To"] == ALICE
 
     def test_starts_again_on_what_is_there(self, tmp_path: Path) -> None:
         for _start in range(2):
