@@ -23,6 +23,7 @@ LOGGING = {
 PLATFORM_AUTH = {
     **PLATFORM_AUTH,
     "MAIL_DELIVERY": "thread",
+    "PASSWORD_RESET_URL_ALLOW_LIST": ["https://app.example/reset"],
     "LIMITS": {
         "login": {"account_and_address": "9999999/s", "address": "9999999/s", "account": "9999999/s"},
         "password_request": {"address": "9999999/s", "account": "9999999/s"},
