@@ -365,7 +365,7 @@ class OAuthProvider(models.Model):
 
     class ClientAuthentication(models.TextChoices):
         POST = "post", _("Client secret in the body")
-        BASIC = "basic", _("HTTP Basic")
+        BASIC = "basic", "HTTP Basic"
 
     class EmailLinking(models.TextChoices):
         NEVER = "never", _("Never")
