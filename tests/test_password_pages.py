@@ -606,3 +606,11 @@ class TestBrowser:
             assert tab.evaluate(UNLABELLED) == 0
             assert float(tab.evaluate("getComputedStyle(document.body).fontSize").removesuffix("px")) >= 16
         context.close()
+
+
+def test_a_host_that_asks_everybody_to_log_in_sends_nobody_away(client: Any, settings: Any, db: None) -> None:
+    """Django's LoginRequiredMiddleware: who forgot the password cannot log in."""
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
+
+    for page in ("request", "reset"):
+        assert client.get(f"/auth/password/{page}/page").status_code in (200, 401)
