@@ -334,6 +334,8 @@ def _entry(error: ValidationError, validator: object, password: str) -> tuple[st
         quoted = {name: "…" if value == password else value for name, value in error.params.items()}
         error = ValidationError(error.message, code=error.code, params=quoted)
     text = " ".join(error.messages)
-    if len(password) >= SHORTEST_QUOTE and password.casefold() in text.casefold():
+    # Django's own quote nothing, and speak of "password", which is the worst of passwords.
+    is_djangos = type(validator).__module__ == password_validation.__name__
+    if not is_djangos and len(password) >= SHORTEST_QUOTE and password.casefold() in text.casefold():
         text = str(errors.FailedValidation.message)
     return kind, text

@@ -304,6 +304,12 @@ class TestRules:
         assert types_of(response) == ["quoting_validator"]
         assert NEW not in response.content.decode()
 
+    def test_djangos_own_words_stay_for_the_worst_of_passwords(self, api: Api, user: Any) -> None:
+        """They speak of "password", which quotes nothing."""
+        response = api.post(URL, {"token": token_for(user), "password": "password"})
+
+        assert "This password is too common." in [error["message"] for error in response.json()["errors"]]
+
     def test_a_message_that_quotes_it_is_replaced_and_its_code_stays(
         self, api: Api, user: Any, settings: Any, clean_validators: Any
     ) -> None:
