@@ -58,14 +58,10 @@ def authenticate(request: HttpRequest, *, email: str, password: str, otp: str | 
     spent = None
     if factors.of(user):
         try:
-            spent = factors.verify(user, otp, client=who)
-        except (errors.InvalidOTP, errors.RequestsExceeded) as refusal:
+            spent = factors.verify_at_login(user, otp, email=email, request=request)
+        except errors.InvalidOTP:
             if otp is None:
                 limits.give_back_address(attempt)
-            reason = "otp" if isinstance(refusal, errors.InvalidOTP) else "limited"
-            events.announce(
-                signals.login_failed, user=user, request=request, client=who, email=email, reason=reason
-            )
             raise
         amr = ("pwd", "otp")
     limits.give_back_login(attempt)

@@ -78,17 +78,19 @@ class Undelivered(Exception):
     """A mail could not be rendered, or was not taken. The text says why and quotes neither the mail nor the server."""
 
 
-def send_notice(user: Any, notice: str, *, client: Client = NOBODY, **context: Any) -> None:
+def send_notice(
+    user: Any, notice: str, *, client: Client = NOBODY, language: str | None = None, **context: Any
+) -> None:
     """Mail a notice of NOTICES to the owner of an account, off the request.
 
-    `client` is who did it; `context`, JSON values without secrets, reaches the templates (`provider`: its
-    label).
+    `client` is who did it; `language`: of the mail, where it is not the request's; `context`, JSON values without
+    secrets, reaches the templates (`provider`: its label).
     """
     outbox.hand_over(
         deliver_notice,
         user_id=str(user.pk),
         notice=notice,
-        language=translation.get_language(),
+        language=language or translation.get_language(),
         at=timezone.now().isoformat(),
         address=client.address,
         device=client.device,

@@ -22,10 +22,12 @@ import django_otp
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import connections, router, transaction
 from django.db.models import F
+from django.http import HttpRequest
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from . import contention, emails, errors, events, limits, totp, user_rows
+from . import client as clients
+from . import contention, emails, errors, events, limits, signals, totp, user_rows
 from .client import NOBODY, Client
 from .conf import conf
 from .models import AuthEvent, CountedCode, RecoveryCode, TOTPFactor
@@ -72,6 +74,20 @@ def is_required_for(user: Any) -> bool:
 
 def recovery_codes_left(user: Any) -> int:
     return RecoveryCode.objects.good().filter(user_id=user.pk).count()
+
+
+@sensitive_variables()
+def verify_at_login(user: Any, otp: str | None, *, email: str = "", request: HttpRequest | None) -> Spent:
+    """Verify as `verify` does, and tell the host of a log-in that is refused here. `email`: as typed, if it was."""
+    who = clients.of(request)
+    try:
+        return verify(user, otp, client=who)
+    except (errors.InvalidOTP, errors.RequestsExceeded) as refusal:
+        reason = "otp" if isinstance(refusal, errors.InvalidOTP) else "limited"
+        events.announce(
+            signals.login_failed, user=user, request=request, client=who, email=email, reason=reason
+        )
+        raise
 
 
 @sensitive_variables()
@@ -234,7 +250,7 @@ def _random_group() -> str:
 class _Guard:
     """Counts by the same limit what comes through django-otp (Django admin behind OTPAdminSite, a host's view).
 
-    Whose address it is cannot be known: django-otp does not tell a device who asks.
+    django-otp does not tell a device who asks: it is whoever sent the request under way.
     """
 
     def is_open(self, factor: TOTPFactor) -> bool:
@@ -244,11 +260,11 @@ class _Guard:
     def verify(self, factor: TOTPFactor, code: str) -> bool:
         try:
             if not totp.has_shape(code):
-                _refuse(factor.user, NOBODY, "shape, by django-otp")
+                _refuse(factor.user, clients.current(), "shape, by django-otp")
             _verify_code(
                 factor.user,
                 code,
-                NOBODY,
+                clients.current(),
                 spend=lambda code: factor if factor.spend(code) else None,
                 reason="code, by django-otp",
             )

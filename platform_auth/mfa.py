@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.db import IntegrityError, router, transaction
 from django.http import HttpRequest
 from django.utils import timezone
@@ -148,7 +149,8 @@ def reset_by_admin(user: Any, *, request: HttpRequest | None = None) -> bool:
     if not _turn_off(user, who=who, reason=reason):
         return False
     events.announce(signals.factor_disabled, user=user, request=request, client=who, by="admin")
-    emails.send_notice(user, "factor_disabled")
+    # The language of the request is the admin's.
+    emails.send_notice(user, "factor_disabled", language=settings.LANGUAGE_CODE)
     return True
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import time_machine
 
-from platform_auth import access_tokens, reset_tokens
+from platform_auth import access_tokens, reset_tokens, signals
 from platform_auth.models import OAuthIdentity, RefreshSession
 from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol
 from tests.oauth import Browser, configure
@@ -73,6 +73,22 @@ class TestSecondFactor:
         assert session.methods == ["demo", "otp"]
         assert session.provider == "demo"
         assert access_tokens.verify(response.json()["data"]["access_token"])
+
+    def test_the_host_hears_of_one_that_is_refused(self, app: Authenticator, provider: Provider) -> None:
+        heard = []
+
+        def listener(**facts: Any) -> None:
+            heard.append(facts["reason"])
+
+        signals.login_failed.connect(listener)
+        browser = Browser()
+        browser.log_in(provider)
+        for _ in range(11):
+            finish(browser, app.wrong())
+        signals.login_failed.disconnect(listener)
+
+        # The first is the callback's, which asked for it.
+        assert heard == ["provider"] + ["otp"] * 10 + ["limited"]
 
     def test_the_mode_is_the_requests(self, app: Authenticator, provider: Provider) -> None:
         browser = Browser()

@@ -108,6 +108,8 @@ class TestOTPAdminSite:
         """Row 13: ten wrong codes by the form, then the right one is refused, here and in the API."""
         for _ in range(11):
             assert log_in(client, staff, app.wrong()).status_code == 200
+        failed = AuthEvent.objects.filter(kind=AuthEvent.Kind.FACTOR_FAILED)
+        assert set(failed.values_list("ip_address", flat=True)) == {"127.0.0.1"}
 
         assert log_in(client, staff, app.code()).status_code == 200
         response = Api().post("/auth/login", {"email": staff.email, "password": PASSWORD, "otp": app.code()})

@@ -222,7 +222,7 @@ def finish(
     identity = _identity_of(pending, provider) if pending else None
     if pending is None or identity is None or flow_state.is_claimed(pending.id):
         raise errors.InvalidPayload(_("No log-in is waiting for a one-time password here. Start it again."))
-    factors.verify(identity.user, otp, client=client.of(request))
+    spent = factors.verify_at_login(identity.user, otp, request=request)
     if not flow_state.claim(pending.id):
         raise errors.InvalidPayload(_("No log-in is waiting for a one-time password here. Start it again."))
     return sessions.open(
@@ -232,6 +232,7 @@ def finish(
         amr=(provider.key, "otp"),
         provider=provider.key,
         replacing=replacing,
+        spent=spent,
     )
 
 
