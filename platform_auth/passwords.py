@@ -200,9 +200,9 @@ def change(
     credentials.confirm(request, session, password=current_password, field="current_password")
     # Before the one-time password: a refused new password must not cost one.
     validate(password, user)
-    if factors.is_enrolled(user):
-        factors.verify(user, otp, client=who)
-    _set_by_user(session, make_password(password), who=who)
+    spent = factors.verify(user, otp, client=who) if factors.is_enrolled(user) else None
+    with factors.given_back_on_failure(spent):
+        _set_by_user(session, make_password(password), who=who)
     _tell_validators(password, user)
     events.announce(signals.password_changed, user=user, request=request, client=who, session=session)
     emails.send_notice(user, "password_changed", client=who)

@@ -14,6 +14,7 @@ from django.db import connection
 from platform_auth import reset_tokens, signals
 from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
 from tests.conftest import PASSWORD, Api, code_of, enrol, make_user, unrecordable
+from tests.racing import failing
 
 URL = "/auth/password/change"
 NEW = "a new one 4711"
@@ -99,6 +100,20 @@ class TestSuccess:
         assert user.check_password(PASSWORD)
         assert other.refresh().status_code == 200
         assert mailoutbox == []
+
+    def test_a_database_that_fails_costs_no_one_time_password(
+        self, clock: Any, signed_in: Api, user: Any
+    ) -> None:
+        """Section 1 of the contract: a 503 consumes nothing."""
+        app, _codes = enrol(signed_in)
+        clock.shift(30)
+        fields = {**FIELDS, "otp": app.code()}
+
+        with failing(at="INSERT", of=AuthEvent):
+            response = signed_in.post(URL, fields)
+
+        assert (response.status_code, code_of(response)) == (503, "SERVICE_UNAVAILABLE")
+        assert signed_in.post(URL, fields).status_code == 204
 
     def test_an_outdated_hash_is_no_obstacle(self, signed_in: Api, user: Any) -> None:
         hasher = PBKDF2PasswordHasher()

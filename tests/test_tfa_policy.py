@@ -202,9 +202,10 @@ class TestRefresh:
         assert_required(signed_in.get("/api/whoami"))
 
     def test_without_a_policy_it_costs_two_statements(
-        self, signed_in: Api, django_assert_num_queries: Any
+        self, signed_in: Api, settings: Any, django_assert_num_queries: Any
     ) -> None:
         """The budget of a refresh holds: no statement for a policy that is not set."""
+        settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
         with django_assert_num_queries(2):
             response = signed_in.refresh()
 
