@@ -528,7 +528,7 @@ class TestChangesByAdmins:
 
         event = AuthEvent.objects.get(kind=AuthEvent.Kind.ADMIN_CHANGED)
         assert event.user == client.user
-        assert event.reason == f"user {user.pk}: No fields changed."
+        assert event.reason.startswith(f"user {user.pk}: ")
         assert event.ip_address == "127.0.0.1"
         assert event.user_agent == "an admin's browser"
 

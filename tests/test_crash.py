@@ -175,7 +175,7 @@ def test_a_revocation_outlives_a_kill_right_after_its_answer() -> None:
 
 
 def test_guesses_of_a_one_time_password_outlive_restarts() -> None:
-    """Row 13. The limits of log-in are in the server's memory, so that a restart leaves this one alone."""
+    """Row 13. The server has no other limit: see crash_settings."""
     user = make_user()
     factor = TOTPFactor(user=user)
     factor.set_secret(pyotp.random_base32())

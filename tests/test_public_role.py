@@ -503,6 +503,7 @@ class TestPublicRoleBackend:
         assert not async_to_sync(AnonymousUser().ahas_perm)("hostapp.add_note")
 
 
+LOCAL = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 REDIS = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
@@ -524,17 +525,19 @@ class TestStatements:
             yield
             caches["default"].clear()
 
+    @override_settings(CACHES=LOCAL)
     @pytest.mark.parametrize("route", ["notes", "composed-anonymous"])
     def test_a_refused_request_is_one_statement(self, route: str) -> None:
         with statements(1):
             assert Api().get(f"/{route}/1").status_code == 401
 
+    @override_settings(CACHES=LOCAL)
     def test_several_questions_in_one_request_are_one_statement(self) -> None:
         give(*ALL)
         with statements(2):
             assert send(Api(), "put", "/composed-anonymous/1").status_code == 404
 
-    @override_settings(CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}})
+    @override_settings(CACHES=LOCAL)
     def test_a_local_cache_is_not_used(self) -> None:
         """Another process would not see the change."""
         public_role.permissions()
