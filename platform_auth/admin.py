@@ -18,6 +18,7 @@ from django.urls import NoReverseMatch
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
@@ -56,21 +57,21 @@ class OAuthProviderForm(ProviderModelForm):
     """A provider. Secrets are written and never shown; whom it talks to and lets in needs one's own password."""
 
     client_secret = forms.CharField(
-        label=_("client secret"),
+        label=capfirst(_("client secret")),
         required=False,
         max_length=4096,
         widget=forms.PasswordInput(attrs={"autocomplete": "off", "class": "vTextField"}),
         help_text=_("Never shown again. Blank keeps what is stored."),
     )
     private_key = forms.CharField(
-        label=_("private key"),
+        label=capfirst(_("private key")),
         required=False,
         max_length=8192,
         widget=WriteOnlyTextarea(attrs={"autocomplete": "off", "rows": 4, "class": "vLargeTextField"}),
         help_text=_("Apple: the content of the .p8 file. Never shown again. Blank keeps what is stored."),
     )
     own_password = forms.CharField(
-        label=_("your own password"),
+        label=capfirst(_("your own password")),
         required=False,
         strip=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "class": "vTextField"}),
