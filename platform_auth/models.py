@@ -533,10 +533,10 @@ class OAuthIdentity(models.Model):
     # SHA-256 over issuer and subject: exact on databases that compare text without regard to case.
     subject_digest = models.CharField(max_length=64, editable=False)
     email = models.CharField(_("e-mail address at the provider"), max_length=254, blank=True)
-    # The account was created by it, on an address that nobody had verified: it goes when the address's owner comes.
+    # The account was created by it, on an address that nobody trusted had verified: it goes when the owner comes.
     founded_on_unverified_email = models.BooleanField(default=False, editable=False)
-    # The address that its provider had verified when the account was created, or linked, by it. "": a signed-in user
-    # linked it, which proves no address.
+    # The address that its provider had verified when the account was created, or linked, by it, and the admin takes its
+    # word for addresses. "": a signed-in user linked it, which proves no address.
     verified_email = models.CharField(max_length=254, blank=True, default="", editable=False)
     created_at = models.DateTimeField(_("linked at"), default=timezone.now)
     last_used_at = models.DateTimeField(_("last used at"), null=True, blank=True)

@@ -1066,8 +1066,28 @@ class TestAccounts:
         assert claimed.subject.startswith(str(emails.NOTICES["account_claimed"][0]))
         assert linked.subject.startswith(str(emails.NOTICES["identity_linked"][0]))
 
+    @pytest.mark.parametrize("linking", ["proven", "unproven"])
+    def test_the_word_of_a_provider_that_nobody_trusts_for_addresses_proves_none(
+        self, linking: str, provider: Provider
+    ) -> None:
+        """Rows 94, 95: it says "verified" of the victim's address, and its account is the attacker's."""
+        configure(provider, "careless", may_create_users=True)
+        provider.claims = {"sub": "attacker", "email": "person@example.com", "email_verified": True}
+        attacker = Browser().log_in(provider, key="careless").json()["data"]
+        api = Api()
+        api.access_token = attacker["access_token"]
+        assert api.post("/auth/password/change", {"password": "an attacker's own 1"}).status_code == 204
+        configure(provider, "careful", email_linking=linking)
+        provider.claims |= {"sub": "victim"}
+
+        assert Browser().log_in(provider, key="careful").status_code == 200
+
+        assert api.get("/api/whoami").status_code == 401
+        assert [identity.subject for identity in OAuthIdentity.objects.all()] == ["victim"]
+        assert not get_user_model().objects.get().has_usable_password()
+
     def test_an_account_that_a_verified_address_created_is_proven(self, provider: Provider) -> None:
-        configure(provider, "a", may_create_users=True)
+        configure(provider, "a", may_create_users=True, email_linking="proven")
         configure(provider, "b", email_linking="unproven")
         Browser().log_in(provider, key="a")
 

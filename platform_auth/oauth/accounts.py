@@ -198,6 +198,12 @@ def _link_by_email(
     return identity
 
 
+def _is_proven_by(provider: OAuthProvider, account: ProviderAccount) -> bool:
+    """Return whether a provider has verified the address, and the admin takes its word for addresses."""
+    is_trusted = provider.email_linking != OAuthProvider.EmailLinking.NEVER
+    return is_trusted and account.email_verified
+
+
 def _must_be_emptied(user: Any, provider: OAuthProvider, account: ProviderAccount) -> bool:
     """Return whether whoever opened an account need not be the owner of its address, who is here now."""
     identities = list(OAuthIdentity.objects.filter(user_id=user.pk))
@@ -236,8 +242,8 @@ def _create(provider: OAuthProvider, account: ProviderAccount, *, request: HttpR
             if hasattr(user, "groups"):
                 user.groups.set(provider.groups.all())
             identity = _new(provider, account, user=user)
-            identity.founded_on_unverified_email = not account.email_verified
-            identity.verified_email = account.email if account.email_verified else ""
+            identity.verified_email = account.email if _is_proven_by(provider, account) else ""
+            identity.founded_on_unverified_email = not identity.verified_email
             identity.save(force_insert=True)
             events.record(
                 AuthEvent.Kind.USER_CREATED, user=user, client=client.of(request), provider=provider.key
