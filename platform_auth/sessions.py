@@ -251,7 +251,8 @@ def _rotate(
     now = timezone.now()
     for _attempt in range(_ATTEMPTS):
         session = RefreshSession.objects.with_user().filter(key=presented.key).first()
-        if session is None or not session.is_live(now=now):
+        # By the setting of today too: a SESSION_MAX_AGE that was lowered ends what is older.
+        if session is None or not session.is_live(now=now) or _expiry(session.created_at, now) <= now:
             raise errors.InvalidCredentials(session_over=True)
         if not session.user.is_active:
             revoke_all(session.user)

@@ -404,6 +404,15 @@ class TestLifetimes:
 
         assert row()["expires_at"] - row()["rotated_at"] == timedelta(days=7)
 
+    def test_a_shorter_absolute_life_in_the_settings_ends_what_is_older(
+        self, api: Api, clock: Any, settings: Any
+    ) -> None:
+        """Row 35: a 200 would bring tokens that are over already."""
+        clock.shift(5 * 86400)
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "SESSION_MAX_AGE": timedelta(days=1)}
+
+        assert is_refused(api.refresh())
+
     def test_a_shorter_life_in_the_settings_holds_for_old_sessions_at_their_next_refresh(
         self, api: Api, clock: Any, settings: Any
     ) -> None:
