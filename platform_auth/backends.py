@@ -120,8 +120,13 @@ class EmailBackend(ModelBackend):
 
 
 def _take_login(request: HttpRequest, name: str, user: Any) -> limits.LoginAttempt:
-    """Count a log-in by a form. Raises PermissionDenied, at which Django asks no further backend."""
+    """Count a log-in by a form, an account by its address: the API counts the same.
+
+    Raises PermissionDenied, at which Django asks no further backend.
+    """
     who = client.of(request)
+    if user is not None:
+        name = getattr(user, user.get_email_field_name(), "") or name
     try:
         return limits.take_login(name, who, is_familiar=lambda: user is not None and events.knows(user, who))
     except limits.Limited as limited:

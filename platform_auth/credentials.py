@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
-from . import backends, client, errors, events, factors, limits, signals
+from . import backends, client, contention, errors, events, factors, limits, signals
 from .models import AuthEvent, RefreshSession
 
 RECENT = timedelta(minutes=10)
@@ -47,7 +47,8 @@ def authenticate(request: HttpRequest, *, email: str, password: str, otp: str | 
     """
     who = client.of(request)
     attempt = _take_login(request, email, who)
-    user = django_authenticate(request, username=email, email=email, password=password)
+    with contention.compensated(lambda: limits.return_login(attempt)):
+        user = django_authenticate(request, username=email, email=email, password=password)
     if getattr(request, "axes_locked_out", False):
         _record_failure(request, email, who, "limited")
         raise errors.RequestsExceeded(AXES_RETRY_AFTER)

@@ -99,6 +99,13 @@ def give_back_login(attempt: LoginAttempt) -> None:
         _clear(attempt.account_and_address)
 
 
+def return_login(attempt: LoginAttempt) -> None:
+    """After a log-in that could not be looked at: return what it took, and nothing else."""
+    for taken in attempt:
+        if taken:
+            _give_back(taken)
+
+
 def give_back_address(attempt: LoginAttempt) -> None:
     """After a right password whose one-time password is still to come: return what it took from the address alone.
 

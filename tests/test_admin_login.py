@@ -42,6 +42,14 @@ class TestAdminLogin:
         assert not sixth
         assert AuthEvent.objects.filter(kind=AuthEvent.Kind.LOGIN_LIMITED).count() == 1
 
+    def test_an_account_has_one_count_whatever_it_is_called(self, client: Client, staff: Any) -> None:
+        """By its address in the API, by its user name in the form."""
+        api = Api()
+        for _ in range(5):
+            api.post("/auth/login", {"email": staff.email, "password": "wrong"})
+
+        assert not log_in(client, staff, PASSWORD)
+
     def test_a_success_clears_the_count(self, client: Client, staff: Any) -> None:
         for _ in range(4):
             log_in(client, staff, "wrong")

@@ -16,6 +16,7 @@ from django.db import connection
 from platform_auth import signals
 from platform_auth.models import AuthEvent, RateCounter, RefreshSession
 from tests.conftest import PASSWORD, Api, code_of, make_user
+from tests.racing import failing
 
 pytestmark = pytest.mark.django_db
 
@@ -197,6 +198,18 @@ class TestAGoodLogin:
             signals.logged_in.disconnect(failing)
 
         assert response.status_code == 200
+
+
+class TestALoginThatTheDatabaseFails:
+    def test_costs_no_attempt(self, api: Api, user: Any) -> None:
+        """Section 1 of the contract: a 503 consumes nothing."""
+        table = type(user)
+        for _ in range(6):
+            with failing(at="SELECT", of=table):
+                response = attempt(api, email=user.email, password=PASSWORD)
+            assert (response.status_code, code_of(response)) == (503, "SERVICE_UNAVAILABLE")
+
+        assert attempt(api, email=user.email, password=PASSWORD).status_code == 200
 
 
 class TestARefusedLogin:
