@@ -58,6 +58,10 @@ NOTICES: dict[str, tuple[str | Promise, str | Promise]] = {
         _("A recovery code was used"),
         _("One of your recovery codes took the place of a one-time password. It does not work again."),
     ),
+    "recovery_codes_renewed": (
+        _("Your recovery codes are new"),
+        _("Your account has new recovery codes. The old ones no longer work."),
+    ),
     "identity_linked": (
         _("A provider account was linked"),
         _("Your account can now also be opened by logging in at another provider."),

@@ -138,6 +138,7 @@ def renew_recovery_codes(
     raw_codes = factors.new_recovery_codes()
     with factors.given_back_on_failure(factors.verify(user, otp, client=who)):
         _replace_codes(session, raw_codes=raw_codes, who=who)
+    emails.send_notice(user, "recovery_codes_renewed", client=who)
     return raw_codes
 
 

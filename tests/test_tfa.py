@@ -14,6 +14,7 @@ import pyotp
 import pytest
 from django.contrib import admin
 from django.contrib.auth import get_user_model
+from django.core import mail
 from django.core.cache import cache
 from django.core.management import call_command
 from django.db import OperationalError, connection
@@ -682,6 +683,7 @@ class TestRecoveryCodes:
         assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
         assert log_in(user, otp=new[0]).status_code == 200
         assert AuthEvent.objects.filter(kind="recovery_codes_renewed").count() == 1
+        assert any(message.subject.startswith("Your recovery codes are new") for message in mail.outbox)
 
     def test_the_status_tells_how_many_are_left(
         self, app: Authenticator, codes: list[str], signed_in: Api, user: Any
