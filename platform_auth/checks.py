@@ -375,7 +375,9 @@ def check_cookies(**kwargs: Any) -> list[CheckMessage]:
         )
     names = [_get("REFRESH_COOKIE_NAME"), _get("ACCESS_COOKIE_NAME")]
     taken = [settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME, "oauth_flow", "oauth_pending"]
-    if len({*names, *taken}) < 6 or any(not name or set(name) - _COOKIE_CHARACTERS for name in names):
+    if len({*names, *taken}) < 6 or any(
+        not name or set(name) - _COOKIE_CHARACTERS or name.startswith("__") for name in names
+    ):
         found.append(
             Error(
                 "REFRESH_COOKIE_NAME and ACCESS_COOKIE_NAME are no two names of their own.",
@@ -1005,7 +1007,8 @@ def _is_unique_whatever_case(user_model: Any, name: str) -> bool:
 
 def _sample_of_factors() -> list[TOTPFactor]:
     factors = TOTPFactor.objects.using(router.db_for_write(TOTPFactor))
-    return [*factors.order_by("pk")[:SAMPLE], *factors.order_by("-pk")[:SAMPLE]]
+    sample = [*factors.order_by("pk")[:SAMPLE], *factors.order_by("-pk")[:SAMPLE]]
+    return list({factor.pk: factor for factor in sample}.values())
 
 
 def _opens(row: Any, *names: str) -> bool:

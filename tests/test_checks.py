@@ -250,6 +250,11 @@ class TestKeys:
         assert set(found(SIGNING_KEYS=[key], ENCRYPTION_KEYS=[key.encode()])) == {"platform_auth.E008"}
 
 
+class TestCookieNames:
+    def test_a_prefix_is_not_for_the_host_to_set(self) -> None:
+        assert set(found(REFRESH_COOKIE_NAME="__Host-refresh_token")) == {"platform_auth.E012"}
+
+
 class TestPrivateHosts:
     @pytest.mark.parametrize(
         "host", ["*", "*.internal", "https://id.internal", "id.internal:8443", "", "a b", "10.0.0.0/8"]
