@@ -25,6 +25,7 @@ PlatformAuthError
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -284,13 +285,15 @@ def translate(exc: Exception) -> PlatformAuthError | None:
         case drf.UnsupportedMediaType():
             return UnsupportedMediaType()
         case drf.Throttled():
-            return RequestsExceeded(int(getattr(exc, "wait", None) or 1) + 1)
+            return RequestsExceeded(math.ceil(getattr(exc, "wait", None) or 1))
         case drf.ValidationError():
             return InvalidPayload.of_fields(_reasons(exc.detail))
         case drf.ParseError() | SuspiciousOperation() | BadRequest():
             return InvalidPayload(_("The request could not be read."))
-        case drf.APIException():
+        case drf.APIException() if exc.status_code != 500:
             return HostError(exc)
+        case drf.APIException():
+            return InternalServerError()
         case OperationalError() | InterfaceError() if not _is_schema_error(exc):
             logger.error("the database did not answer", exc_info=exc)
             return ServiceUnavailable()

@@ -75,12 +75,12 @@ def public_keys() -> list[dict[str, Any]]:
     algorithm = get_default_algorithms()[conf.SIGNING_ALGORITHM]
     return [
         {
-            **algorithm.to_jwk(key.verifying, as_dict=True),
+            # `use` and not `key_ops`: one of them (RFC 7517, 4.3).
+            **{k: v for k, v in algorithm.to_jwk(key.verifying, as_dict=True).items() if k != "key_ops"},
             "kid": key.kid,
             "use": "sig",
             "alg": conf.SIGNING_ALGORITHM,
         }
-        | {"key_ops": ["verify"]}
         for key in keyring().values()
     ]
 

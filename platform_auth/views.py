@@ -137,6 +137,7 @@ class OAuthOTPView(ApiView):
     """POST /auth/oauth/{provider}/otp: the one-time password that the callback asked for."""
 
     def post(self, request: Request, provider: str) -> Response:
+        flow.find(provider)
         fields = self.read(serializers.OAuthOTPSerializer)
         transport.require_same_origin(self.http_request)
         grant = flow.finish(

@@ -15,12 +15,12 @@ async function call(method, path, body) {
   return answer;
 }
 
-// An access token lives for minutes: when it has expired, refresh once and ask again.
+// An access token lives for minutes: when it has expired, or its key was changed, refresh once and ask again.
 async function callSignedIn(method, path, body) {
   try {
     return await call(method, path, body);
   } catch (error) {
-    if (error.code !== "TOKEN_EXPIRED") throw error;
+    if (!["TOKEN_EXPIRED", "INVALID_TOKEN"].includes(error.code)) throw error;
     await call("POST", "/auth/refresh", { mode: "session" });
     return call(method, path, body);
   }
