@@ -151,15 +151,16 @@ class ReadOnlyAdmin(RowModelAdmin):
 class RefreshSessionAdmin(ReadOnlyAdmin):
     """Who is logged in, from where, since when."""
 
+    # What does not fit into the width of a screen stands last.
     list_display = (
         "user_link",
         "device",
         "ip_address",
-        "provider",
-        "amr",
         "created_at",
         "rotated_at",
         "expires_at",
+        "provider",
+        "amr",
     )
     list_display_links = ("device",)
     search_fields = ("ip_address__iexact",)
@@ -269,7 +270,7 @@ class TOTPFactorAdmin(ReadOnlyAdmin):
 class AuthEventAdmin(ReadOnlyAdmin):
     """What happened. Nobody changes it here."""
 
-    list_display = ("created_at", "kind", "user_link", "ip_address", "provider", "reason", "session_digest")
+    list_display = ("created_at", "kind", "user_link", "reason", "ip_address", "provider", "session_digest")
     list_filter = ("kind", ProviderFilter, ("created_at", admin.DateFieldListFilter))
     search_fields = ("ip_address__iexact", "session_digest__exact")
     fields = (
