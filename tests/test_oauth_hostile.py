@@ -779,6 +779,7 @@ class TestOtherKinds:
             email_verified_field="profile.verified",
             scopes="one two",
             may_create_users=True,
+            email_linking="proven",
         )
 
     @pytest.fixture(autouse=True)

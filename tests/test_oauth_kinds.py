@@ -85,7 +85,9 @@ class TestByDiscovery:
         if request.param != "gitlab":
             monkeypatch.setattr(kinds.BACKENDS[request.param], "ISSUER", provider.issuer)
         issuer = provider.issuer if request.param == "gitlab" else "https://not-read.example"
-        return configure(provider, kind=request.param, issuer=issuer, may_create_users=True)
+        return configure(
+            provider, kind=request.param, issuer=issuer, may_create_users=True, email_linking="proven"
+        )
 
     @pytest.mark.parametrize("methods", [["client_secret_basic"], ["client_secret_post"], None])
     def test_logs_in(self, methods: list[str] | None, row: OAuthProvider, provider: Provider) -> None:
@@ -124,7 +126,7 @@ class TestGitHub:
         monkeypatch.setattr(kinds.GitHub, "AUTHORIZATION_URL", f"{provider.issuer}/authorize")
         monkeypatch.setattr(kinds.GitHub, "ACCESS_TOKEN_URL", f"{provider.issuer}/token")
         monkeypatch.setattr(kinds.GitHub, "API_URL", f"{provider.issuer}/")
-        configure(provider, kind="github", issuer="", may_create_users=True)
+        configure(provider, kind="github", issuer="", may_create_users=True, email_linking="proven")
         self.addresses: Any = [
             {"email": "old@example.com", "primary": False, "verified": True},
             {"email": "person@example.com", "primary": True, "verified": True},
@@ -160,7 +162,7 @@ class TestFacebook:
         monkeypatch.setattr(kinds.Facebook, "AUTHORIZATION_URL", f"{provider.issuer}/authorize")
         monkeypatch.setattr(kinds.Facebook, "ACCESS_TOKEN_URL", f"{provider.issuer}/token")
         monkeypatch.setattr(kinds.Facebook, "USER_DATA_URL", f"{provider.issuer}/me")
-        configure(provider, kind="facebook", issuer="", may_create_users=True)
+        configure(provider, kind="facebook", issuer="", may_create_users=True, email_linking="proven")
         provider.raw["/me"] = lambda handler: send(handler, b'{"id": "9", "email": "person@example.com"}')
 
     def test_its_addresses_are_not_verified(self, provider: Provider) -> None:
@@ -178,7 +180,7 @@ class TestDiscord:
         monkeypatch.setattr(kinds.Discord, "AUTHORIZATION_URL", f"{provider.issuer}/authorize")
         monkeypatch.setattr(kinds.Discord, "ACCESS_TOKEN_URL", f"{provider.issuer}/token")
         monkeypatch.setattr(kinds.Discord, "USERINFO_URL", f"{provider.issuer}/userinfo")
-        configure(provider, kind="discord", issuer="", may_create_users=True)
+        configure(provider, kind="discord", issuer="", may_create_users=True, email_linking="proven")
         provider.userinfo = {"id": "9", "email": "person@example.com", "verified": verified}
 
         assert identity_after(provider).founded_on_unverified_email is not verified
@@ -203,6 +205,7 @@ class TestApple:
             key_id="KEY",
             private_key=pem.decode(),
             may_create_users=True,
+            email_linking="proven",
         )
         honest = provider.token
         self.assertions: list[str] = []
@@ -245,14 +248,18 @@ class TestMicrosoft:
         self, claims: dict[str, Any], counts: bool, provider: Provider, monkeypatch: Any
     ) -> None:
         monkeypatch.setattr(kinds.Microsoft, "issuer", provider.issuer)
-        configure(provider, kind="microsoft", issuer="", tenant="t", may_create_users=True)
+        configure(
+            provider, kind="microsoft", issuer="", tenant="t", may_create_users=True, email_linking="proven"
+        )
         provider.claims |= claims
 
         assert identity_after(provider).founded_on_unverified_email is not counts
 
     def test_the_id_token_alone_says_who_it_is(self, provider: Provider, monkeypatch: Any) -> None:
         monkeypatch.setattr(kinds.Microsoft, "issuer", provider.issuer)
-        configure(provider, kind="microsoft", issuer="", tenant="t", may_create_users=True)
+        configure(
+            provider, kind="microsoft", issuer="", tenant="t", may_create_users=True, email_linking="proven"
+        )
         provider.claims |= {"xms_edov": True}
         provider.userinfo = {"sub": "subject-1", "email": "other@example.com"}
 
@@ -267,7 +274,7 @@ class TestLinkedIn:
     @pytest.fixture(autouse=True)
     def _stand_in(self, provider: Provider, monkeypatch: Any) -> None:
         monkeypatch.setattr(kinds.LinkedIn, "ISSUER", provider.issuer)
-        configure(provider, kind="linkedin", issuer="", may_create_users=True)
+        configure(provider, kind="linkedin", issuer="", may_create_users=True, email_linking="proven")
 
     def test_gets_the_secret_in_the_body(self, provider: Provider) -> None:
         provider.change_discovery = lambda document: {

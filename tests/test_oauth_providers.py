@@ -40,6 +40,7 @@ def save(issuer: str, **fields: Any) -> OAuthProvider:
             "issuer": issuer,
             "enabled": True,
             "may_create_users": True,
+            "email_linking": "proven",
             **fields,
         }
     )
