@@ -161,14 +161,17 @@ def give_back_otp(attempt: OTPAttempt) -> None:
     """After a right one: return its own count. Earlier failures stay, or a busy user would feed a guesser."""
     with transaction.atomic(using=router.db_for_write(RateCounter)):
         row = _lock(attempt.key)
-        if attempt.at in row.times:
-            row.times.remove(attempt.at)
-            row.save(update_fields=["times"])
+        times = row.times
+        if attempt.at in times:
+            # One of them: two may have the same time.
+            times.remove(attempt.at)
+            row.times = times
+            row.save(update_fields=["taken"])
 
 
 def clear_otp(user: Any) -> None:
     """After the factor is gone: the guesses at it say nothing about the next one."""
-    RateCounter.objects.filter(key=_otp_key(user)).update(times=[], refused=False)
+    RateCounter.objects.filter(key=_otp_key(user)).update(taken="", refused=False)
 
 
 def allows_otp(user: Any) -> bool:
@@ -281,7 +284,7 @@ def _add(row: RateCounter, now: float) -> None:
     row.refused = False
     # Then none of them counts, and the row may be pruned.
     row.resets_at = timezone.now() + longest
-    row.save(update_fields=["times", "refused", "resets_at"])
+    row.save(update_fields=["taken", "refused", "resets_at"])
 
 
 def _otp_wait(times: list[float], now: float) -> float:

@@ -588,8 +588,9 @@ class RateCounter(models.Model):
 
     key = models.CharField(max_length=128, primary_key=True, editable=False)
     count = models.PositiveIntegerField(default=0)
-    # In place of the count, of limits that hold for any stretch of time: when each was taken, in Unix seconds.
-    times = models.JSONField(default=list, editable=False)
+    # In place of the count, of limits that hold for any stretch of time: `times` as text. No JSONField, about which
+    # Django asks the database at every check.
+    taken = models.TextField(blank=True, default="", editable=False)
     # Whether the last answer was a refusal: the first one is worth an event.
     refused = models.BooleanField(default=False, editable=False)
     resets_at = models.DateTimeField()
@@ -605,6 +606,15 @@ class RateCounter(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+    @property
+    def times(self) -> list[float]:
+        """When each was taken, in Unix seconds, oldest first."""
+        return [float(text) for text in self.taken.split()]
+
+    @times.setter
+    def times(self, times: list[float]) -> None:
+        self.taken = " ".join(map(repr, times))
 
 
 class AuthEventQuerySet(models.QuerySet["AuthEvent"]):

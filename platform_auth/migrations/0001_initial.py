@@ -64,7 +64,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('key', models.CharField(editable=False, max_length=128, primary_key=True, serialize=False)),
                 ('count', models.PositiveIntegerField(default=0)),
-                ('times', models.JSONField(default=list, editable=False)),
+                ('taken', models.TextField(blank=True, default='', editable=False)),
                 ('refused', models.BooleanField(default=False, editable=False)),
                 ('resets_at', models.DateTimeField()),
             ],
