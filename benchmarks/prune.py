@@ -34,9 +34,9 @@ from platform_auth.models import RefreshSession  # noqa: E402
 
 FILL = """
     INSERT INTO platform_auth_refreshsession
-        (id, user_id, key, digest, salt, mode, amr, provider, tfa_required, created_at, rotated_at, expires_at,
-         ip_address, user_agent)
-    SELECT gen_random_uuid(), %s, gen_random_uuid(), repeat('0', 64), repeat('0', 32), 'json', 'pwd', '', false,
+        (id, user_id, key, digest, salt, mode, amr, provider, tfa_required, factor_satisfied, created_at, rotated_at,
+         expires_at, ip_address, user_agent)
+    SELECT gen_random_uuid(), %s, gen_random_uuid(), repeat('0', 64), repeat('0', 32), 'json', 'pwd', '', false, false,
            now() - make_interval(secs => n), now() - make_interval(secs => n),
            now() + make_interval(secs => %s) - make_interval(secs => n %% 86400), '127.0.0.1', 'Mozilla/5.0'
     FROM generate_series(1, %s) AS n
