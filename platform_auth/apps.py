@@ -13,14 +13,15 @@ class PlatformAuthConfig(AppConfig):
 
     def ready(self) -> None:
         """Connect the receivers, mind the end of the process, register the checks, add to the admin's user page."""
-        from . import checks, outbox, receivers
+        from . import checks, receivers
+        from .mail import delivery
 
         receivers.connect()
-        outbox.finish_at_sigterm()
+        delivery.finish_at_sigterm()
         checks.register_checks()
         if apps.is_installed("django.contrib.admin"):
-            from . import account_admin
+            from .admin import accounts
 
-            account_admin.show_on_user_pages()
+            accounts.show_on_user_pages()
         if apps.is_installed("drf_spectacular"):
             from . import schema  # noqa: F401 - its classes register themselves

@@ -13,8 +13,10 @@ from django.views.decorators.debug import sensitive_variables
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from . import access_tokens, errors, sessions, transport
+from . import errors, sessions
+from .http import cookies
 from .models import RefreshSession
+from .sessions import access_tokens
 
 
 class AccessTokenAuthentication(BaseAuthentication):
@@ -79,7 +81,7 @@ def _read(request: Request) -> str | None:
     if headers is not None:
         # DRF adds what stands here to the answer's own `Vary`.
         headers["Vary"] = ", ".join(filter(None, [headers.get("Vary"), "Authorization", "Cookie"]))
-    return transport.read_access_token(request._request)
+    return cookies.read_access_token(request._request)
 
 
 def _deferred_user(user_id: str) -> Any:

@@ -13,7 +13,7 @@ from django.db.models.functions import Lower
 from django.http import HttpRequest
 from django.views.decorators.debug import sensitive_variables
 
-from . import client, events, limits, public_role
+from . import caller, events, limits, public_role
 from .models import AuthEvent
 
 LIMITED = "_platform_auth_limited"
@@ -124,14 +124,14 @@ def _take_login(request: HttpRequest, name: str, user: Any) -> limits.LoginAttem
 
     Raises PermissionDenied, at which Django asks no further backend.
     """
-    who = client.of(request)
+    who = caller.of(request)
     if user is not None:
         name = getattr(user, user.get_email_field_name(), "") or name
     try:
         return limits.take_login(name, who, is_familiar=lambda: user is not None and events.knows(user, who))
     except limits.Limited as limited:
         if limited.is_first:
-            events.record(AuthEvent.Kind.LOGIN_LIMITED, client=who, reason="limited, by a form")
+            events.record(AuthEvent.Kind.LOGIN_LIMITED, who=who, reason="limited, by a form")
         setattr(request, LIMITED, True)
         raise PermissionDenied from None
 

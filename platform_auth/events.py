@@ -18,8 +18,8 @@ from django.dispatch import Signal
 from django.http import HttpRequest
 from django.utils import timezone
 
-from . import client as clients
-from .client import NOBODY, Client
+from . import caller as callers
+from .caller import NOBODY, Caller
 from .models import AuthEvent
 
 logger = logging.getLogger("platform_auth")
@@ -49,7 +49,7 @@ def record(
     *,
     user: Any = None,
     user_id: Any = None,
-    client: Client = NOBODY,
+    who: Caller = NOBODY,
     provider: str = "",
     reason: str = "",
     session_id: object = None,
@@ -59,11 +59,11 @@ def record(
     event = AuthEvent(
         kind=kind,
         user_id=user.pk if user is not None else user_id,
-        ip_address=client.address,
-        network=client.network or "",
-        user_agent=clients.without_control(client.user_agent, 512),
-        provider=clients.without_control(provider, 64),
-        reason=clients.without_control(reason, 200),
+        ip_address=who.address,
+        network=who.network or "",
+        user_agent=callers.without_control(who.user_agent, 512),
+        provider=callers.without_control(provider, 64),
+        reason=callers.without_control(reason, 200),
         session_digest=session_digest(session_id),
     )
     event.save(force_insert=True)
@@ -94,12 +94,14 @@ def announce(
     *,
     user: Any,
     request: HttpRequest | None = None,
-    client: Client | None = None,
+    who: Caller | None = None,
     **facts: Any,
 ) -> None:
     """Tell the host's receivers; one that fails is logged and changes nothing."""
-    who = clients.of(request) if client is None else client
-    responses = signal.send_robust(sender=get_user_model(), user=user, request=request, client=who, **facts)
+    caller = callers.of(request) if who is None else who
+    responses = signal.send_robust(
+        sender=get_user_model(), user=user, request=request, client=caller, **facts
+    )
     log_failures(responses)
 
 
@@ -110,9 +112,9 @@ def log_failures(responses: list[tuple[Any, Any]]) -> None:
             logger.error("the signal receiver %r failed", receiver, exc_info=response)
 
 
-def is_familiar(email: str, client: Client) -> bool:
+def is_familiar(email: str, who: Caller) -> bool:
     """Return whether the account logged in, or completed a reset, from this address within 30 days."""
-    if client.network is None:
+    if who.network is None:
         return False
     field = f"user__{get_user_model().get_email_field_name()}"
     addresses = (
@@ -120,7 +122,7 @@ def is_familiar(email: str, client: Client) -> bool:
         .filter(
             account=email.lower(),
             kind__in=_FAMILIAR,
-            network=client.network,
+            network=who.network,
             created_at__gt=timezone.now() - FAMILIAR_FOR,
         )
         .order_by()
@@ -131,12 +133,12 @@ def is_familiar(email: str, client: Client) -> bool:
     return any(address.lower() == email.lower() for address in addresses)
 
 
-def knows(user: Any, client: Client) -> bool:
+def knows(user: Any, who: Caller) -> bool:
     """Return the same for a user who is already looked up."""
-    if client.network is None:
+    if who.network is None:
         return False
     since = timezone.now() - FAMILIAR_FOR
-    rows = AuthEvent.objects.filter(user_id=user.pk, kind__in=_FAMILIAR, network=client.network)
+    rows = AuthEvent.objects.filter(user_id=user.pk, kind__in=_FAMILIAR, network=who.network)
     return bool(rows.filter(created_at__gt=since).exists())
 
 
@@ -148,7 +150,7 @@ def session_digest(session_id: object) -> str:
 def _note_ignored_proxy() -> None:
     """Leave one event where a forwarding header was ignored, for `platform_auth_doctor` in its own process."""
     global _proxy_noted
-    if clients.ignored_forwarding_seen and not _proxy_noted:
+    if callers.ignored_forwarding_seen and not _proxy_noted:
         _proxy_noted = True
         if not AuthEvent.objects.filter(kind=AuthEvent.Kind.PROXY_IGNORED).exists():
             AuthEvent.objects.create(kind=AuthEvent.Kind.PROXY_IGNORED)

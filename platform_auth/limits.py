@@ -30,8 +30,8 @@ from django.db import IntegrityError, router, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from . import contention, errors
-from .client import Client
+from . import db, errors
+from .caller import Caller
 from .conf import Rate, conf, derive_key
 from .models import RateCounter
 
@@ -68,7 +68,7 @@ class OTPAttempt(NamedTuple):
     at: float
 
 
-def take_login(email: str, client: Client, *, is_familiar: Callable[[], bool]) -> LoginAttempt:
+def take_login(email: str, who: Caller, *, is_familiar: Callable[[], bool]) -> LoginAttempt:
     """Count a log-in before the password is looked at. Raises Limited.
 
     The count of the whole account refuses only addresses that the account does not know (`is_familiar`, asked only
@@ -76,9 +76,9 @@ def take_login(email: str, client: Client, *, is_familiar: Callable[[], bool]) -
     """
     account = _account(email)
     address = pair = whole = None
-    if client.network is not None:
-        address = _take("login", "address", client.network)
-        pair = _take("login", "account_and_address", f"{account} {client.network}")
+    if who.network is not None:
+        address = _take("login", "address", who.network)
+        pair = _take("login", "account_and_address", f"{account} {who.network}")
     try:
         whole = _take("login", "account", account)
     except Limited:
@@ -121,10 +121,10 @@ def take_refresh(session_id: object) -> None:
     _take("refresh", "session", str(session_id))
 
 
-def take_password_request(client: Client) -> None:
+def take_password_request(who: Caller) -> None:
     """Count a request for a reset mail by its address. Raises Limited."""
-    if client.network is not None:
-        _take("password_request", "address", client.network)
+    if who.network is not None:
+        _take("password_request", "address", who.network)
 
 
 def allows_password_mail(email: str) -> bool:
@@ -136,7 +136,7 @@ def allows_password_mail(email: str) -> bool:
     return True
 
 
-@contention.retried
+@db.retried
 def take_otp(user: Any) -> OTPAttempt:
     """Count a one-time password of a user that is about to be checked. Raises Limited, with the longest wait.
 
@@ -156,7 +156,7 @@ def take_otp(user: Any) -> OTPAttempt:
     raise Limited(wait, is_first=is_first)
 
 
-@contention.retried
+@db.retried
 def give_back_otp(attempt: OTPAttempt) -> None:
     """After a right one: return its own count. Earlier failures stay, or a busy user would feed a guesser."""
     with transaction.atomic(using=router.db_for_write(RateCounter)):
@@ -215,7 +215,7 @@ def _increment(key: str, *, timeout: int) -> int:
         return int(cache.incr(key))
 
 
-@contention.retried
+@db.retried
 def _take_in_database(key: str, rate: Rate) -> Taken:
     now = timezone.now()
     until = now + rate.window

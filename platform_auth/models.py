@@ -21,7 +21,8 @@ from django.utils.translation import pgettext_lazy
 from django.views.decorators.debug import sensitive_variables
 from django_otp.models import Device, DeviceManager
 
-from . import sealing, totp
+from . import sealing
+from .second_factor import totp
 
 
 class PrimaryManager(models.Manager[Any]):
@@ -364,7 +365,7 @@ class OAuthProvider(models.Model):
         OAUTH2 = "oauth2", _("OAuth 2.0 (by its URLs)")
 
     class ClientAuthentication(models.TextChoices):
-        POST = "post", _("Client secret in the body")
+        POST = "post", _("Caller secret in the body")
         BASIC = "basic", "HTTP Basic"
 
     class EmailLinking(models.TextChoices):

@@ -17,7 +17,7 @@ from django.db import DatabaseError, router, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
 from django.utils import translation
 
-from . import backends, client, events, public_role, sessions
+from . import backends, caller, events, public_role, sessions
 from .conf import conf
 from .models import AuthEvent, PasswordResetToken
 
@@ -36,8 +36,8 @@ def connect() -> None:
     m2m_changed.connect(_permissions_changed, sender=Group.permissions.through, dispatch_uid="platform_auth")
     pre_save.connect(_group_is_renamed, sender=Group, dispatch_uid="platform_auth")
     post_delete.connect(_user_deleted, dispatch_uid="platform_auth user")
-    request_started.connect(client.remember, dispatch_uid="platform_auth")
-    request_finished.connect(client.forget, dispatch_uid="platform_auth client")
+    request_started.connect(caller.remember, dispatch_uid="platform_auth")
+    request_finished.connect(caller.forget, dispatch_uid="platform_auth caller")
     request_finished.connect(public_role.fill, dispatch_uid="platform_auth")
     for model in (Group, Permission):
         post_save.connect(_saved, sender=model, dispatch_uid="platform_auth")
@@ -50,7 +50,7 @@ def connect() -> None:
 def _logged_in_elsewhere(*, request: Any, user: Any, **kwargs: Any) -> None:
     """Record a log-in by another door, such as Django admin's form: its address is familiar from then on."""
     if _is_elsewhere(request, user, kwargs):
-        _record(AuthEvent.Kind.LOGGED_IN, "form", user=user, client=client.of(request))
+        _record(AuthEvent.Kind.LOGGED_IN, "form", user=user, who=caller.of(request))
 
 
 def _login_failed_elsewhere(*, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:
@@ -60,13 +60,13 @@ def _login_failed_elsewhere(*, credentials: dict[str, Any], request: Any = None,
         return
     name = credentials.get("username") or credentials.get(get_user_model().USERNAME_FIELD)
     user = backends.find_by_username(name) if isinstance(name, str) else None
-    _record(AuthEvent.Kind.LOGIN_FAILED, "credentials, by a form", user=user, client=client.of(request))
+    _record(AuthEvent.Kind.LOGIN_FAILED, "credentials, by a form", user=user, who=caller.of(request))
 
 
 def _logged_out_elsewhere(*, request: Any, user: Any, **kwargs: Any) -> None:
     """Record a log-out by another door, such as Django admin's."""
     if _is_elsewhere(request, user, kwargs):
-        _record(AuthEvent.Kind.LOGGED_OUT, "form", user=user, client=client.of(request))
+        _record(AuthEvent.Kind.LOGGED_OUT, "form", user=user, who=caller.of(request))
 
 
 def _is_elsewhere(request: Any, user: Any, facts: dict[str, Any]) -> bool:
@@ -155,6 +155,6 @@ def _record(kind: AuthEvent.Kind, reason: str, **facts: Any) -> None:
     """Leave an event beside what happened, which goes on where there is no table yet (between migrations)."""
     try:
         with transaction.atomic(using=router.db_for_write(AuthEvent)):
-            events.record(kind, reason=reason, **{"client": client.current(), **facts})
+            events.record(kind, reason=reason, **{"who": caller.current(), **facts})
     except DatabaseError:
         logger.exception("an event could not be recorded: %s", kind)

@@ -9,9 +9,9 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, inline_serializer
 from rest_framework import serializers as fields
 
-from . import serializers
 from .authentication import AccessTokenAuthentication
 from .conf import conf
+from .http import shapes
 
 TAG = "auth"
 
@@ -139,11 +139,9 @@ FLOW = (
 )
 
 OPERATIONS: dict[str, dict[str, Operation]] = {
-    "LoginView": {"post": Operation(serializers.LoginSerializer, {200: TOKENS}, (400, 401, 403, 429))},
-    "RefreshView": {
-        "post": Operation(serializers.RefreshSerializer, {200: TOKENS}, (400, 401, 403, 429, 503))
-    },
-    "LogoutView": {"post": Operation(serializers.LogoutSerializer, NOTHING, (400, 403))},
+    "LoginView": {"post": Operation(shapes.LoginSerializer, {200: TOKENS}, (400, 401, 403, 429))},
+    "RefreshView": {"post": Operation(shapes.RefreshSerializer, {200: TOKENS}, (400, 401, 403, 429, 503))},
+    "LogoutView": {"post": Operation(shapes.LogoutSerializer, NOTHING, (400, 403))},
     "ProviderListView": {
         "get": Operation(
             None,
@@ -190,17 +188,17 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
         ),
         "post": Operation(None, {303: OpenApiResponse(description="To the same path, as GET.")}, (400, 404)),
     },
-    "OAuthOTPView": {"post": Operation(serializers.OAuthOTPSerializer, {200: TOKENS}, (400, 401, 404, 429))},
+    "OAuthOTPView": {"post": Operation(shapes.OAuthOTPSerializer, {200: TOKENS}, (400, 401, 404, 429))},
     "OAuthLinkView": {
         "post": Operation(
-            serializers.OAuthLinkSerializer,
+            shapes.OAuthLinkSerializer,
             {200: _data("Link", _object("Link", url=fields.CharField()))},
             (400, 401, 404),
         )
     },
-    "PasswordRequestView": {"post": Operation(serializers.PasswordRequestSerializer, NOTHING, (400, 429))},
-    "PasswordResetView": {"post": Operation(serializers.PasswordResetSerializer, NOTHING, (400, 401))},
-    "PasswordChangeView": {"post": Operation(serializers.PasswordChangeSerializer, NOTHING, (400, 401, 429))},
+    "PasswordRequestView": {"post": Operation(shapes.PasswordRequestSerializer, NOTHING, (400, 429))},
+    "PasswordResetView": {"post": Operation(shapes.PasswordResetSerializer, NOTHING, (400, 401))},
+    "PasswordChangeView": {"post": Operation(shapes.PasswordChangeSerializer, NOTHING, (400, 401, 429))},
     "SessionListView": {
         "get": Operation(None, {200: _data("SessionList", SESSIONS)}, (401,)),
         "delete": Operation(None, NOTHING, (401,)),
@@ -228,7 +226,7 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
     },
     "FactorGenerateView": {
         "post": Operation(
-            serializers.FactorGenerateSerializer,
+            shapes.FactorGenerateSerializer,
             {
                 200: _data(
                     "Enrolment",
@@ -244,12 +242,12 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
         )
     },
     "FactorEnableView": {
-        "post": Operation(serializers.FactorEnableSerializer, {200: RECOVERY_CODES}, (400, 401, 429))
+        "post": Operation(shapes.FactorEnableSerializer, {200: RECOVERY_CODES}, (400, 401, 429))
     },
-    "UserFactorEnableView": {"post": Operation(serializers.FactorEnableSerializer, NOTHING, (400, 401, 429))},
-    "FactorDisableView": {"post": Operation(serializers.FactorDisableSerializer, NOTHING, (400, 401, 429))},
+    "UserFactorEnableView": {"post": Operation(shapes.FactorEnableSerializer, NOTHING, (400, 401, 429))},
+    "FactorDisableView": {"post": Operation(shapes.FactorDisableSerializer, NOTHING, (400, 401, 429))},
     "RecoveryCodesView": {
-        "post": Operation(serializers.RecoveryCodesSerializer, {200: RECOVERY_CODES}, (400, 401, 429))
+        "post": Operation(shapes.RecoveryCodesSerializer, {200: RECOVERY_CODES}, (400, 401, 429))
     },
     "KeySetView": {
         "get": Operation(

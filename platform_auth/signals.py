@@ -3,7 +3,7 @@
 Every signal is sent with `send_robust` when what it tells is written: a receiver that fails is logged and changes
 nothing. Within a transaction of the host's that is before the commit, for which `transaction.on_commit` waits.
 `sender` is the user model. All carry `user` (None where there is no account), `request` (the Django request, or
-None) and `client` (`platform_auth.client.Client`: address, user agent, device).
+None) and `client` (`platform_auth.caller.Caller`: address, user agent, device).
 None carries a password, code or token.
 """
 

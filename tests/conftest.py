@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -158,6 +158,16 @@ def _language_of_the_host() -> Iterator[None]:
 
 
 @pytest.fixture
+def configure(settings: Any) -> Callable[..., None]:
+    """Set keys of PLATFORM_AUTH for one test: `configure(PASSWORD_LOGIN=False)`."""
+
+    def change(**values: Any) -> None:
+        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, **values}
+
+    return change
+
+
+@pytest.fixture
 def clock() -> Iterator[Any]:
     """Stop the clock at NOW; `clock.shift(seconds)` moves it."""
     with time_machine.travel(NOW, tick=False) as moved:
@@ -181,12 +191,12 @@ def signed_in(user: Any, api: Api) -> Api:
 
 
 @pytest.fixture
-def provider(settings: Any) -> Iterator[Any]:
+def provider(settings: Any, configure: Callable[..., None]) -> Iterator[Any]:
     """A provider in a thread, at an address that is not public, without TLS: as in DEBUG."""
-    from tests.providers import Provider
+    from tests.identity_provider import Provider
 
     settings.DEBUG = True
-    settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "OAUTH_PRIVATE_HOSTS": ["127.0.0.1"]}
+    configure(OAUTH_PRIVATE_HOSTS=["127.0.0.1"])
     running = Provider()
     yield running
     running.stop()

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from django.urls import get_resolver, reverse
 from django.urls.resolvers import URLPattern, URLResolver
 
-from platform_auth import pages, views
-from platform_auth.api import SignedInView
+from platform_auth import views
+from platform_auth.http import pages
+from platform_auth.http.endpoint import SignedInView
 
 NAMESPACES = ("platform_auth", "platform_auth_users")
 SAMPLES = {

@@ -21,9 +21,9 @@ from django.urls import reverse
 
 from platform_auth.models import AuthEvent, RefreshSession, TOTPFactor
 from tests.conftest import PASSWORD, Api, enrol, make_user
+from tests.flows import Browser, add_provider
+from tests.identity_provider import CLIENT_SECRET, Provider
 from tests.mails import token_of
-from tests.oauth import Browser, configure
-from tests.providers import CLIENT_SECRET, Provider
 
 NEW_PASSWORD = "plenty of violet umbrellas"
 LAST_PASSWORD = "seven quiet lighthouses"
@@ -137,7 +137,7 @@ class Life:
 
     def provider_log_ins(self) -> None:
         """Register by a provider, be refused by it, link and unlink an account of one's own."""
-        row = configure(self.provider, may_create_users=True)
+        row = add_provider(self.provider, may_create_users=True)
         self.secrets.add(row.client_secret)
         browser = Browser()
         assert self.keep(browser.log_in(self.provider)).status_code == 200

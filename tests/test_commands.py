@@ -15,8 +15,8 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from platform_auth import events, reset_tokens, sealing, sessions
-from platform_auth.client import Client
+from platform_auth import events, sealing, sessions
+from platform_auth.caller import Caller
 from platform_auth.management.commands import platform_auth_prune, platform_auth_rotate_keys
 from platform_auth.models import (
     AuthEvent,
@@ -28,6 +28,7 @@ from platform_auth.models import (
     TOTPFactor,
     UsedState,
 )
+from platform_auth.passwords import reset_tokens
 from tests.conftest import Api, make_user
 
 GOOD: dict[str, Any] = {"PUBLIC_URL": "https://site.example"}
@@ -97,9 +98,9 @@ class TestPrune:
         assert "6 rows would be deleted" in text
         assert not [query for query in captured if query["sql"].startswith("DELETE")]
 
-    def test_retention_is_a_setting(self, user: Any, settings: Any) -> None:
+    def test_retention_is_a_setting(self, user: Any, configure: Any) -> None:
         fill(user)
-        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "EVENT_RETENTION": timedelta(days=365)}
+        configure(EVENT_RETENTION=timedelta(days=365))
 
         run("platform_auth_prune")
 
@@ -249,12 +250,12 @@ class TestRotateKeys:
         factor.refresh_from_db()
         assert factor.sealed_secret == before
 
-    def test_a_key_of_its_own_can_be_introduced(self, settings: Any) -> None:
+    def test_a_key_of_its_own_can_be_introduced(self, settings: Any, configure: Any) -> None:
         factor, _pending, _provider = self.make_secrets()
         own = ["own-" * 12]
-        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "ENCRYPTION_KEYS": [*own, settings.SECRET_KEY]}
+        configure(ENCRYPTION_KEYS=[*own, settings.SECRET_KEY])
         run("platform_auth_rotate_keys")
-        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "ENCRYPTION_KEYS": own}
+        configure(ENCRYPTION_KEYS=own)
 
         factor.refresh_from_db()
         assert factor.secret == "JBSWY3DPEHPK3PXP"
@@ -356,7 +357,7 @@ class TestDoctor:
             run("platform_auth_doctor")
 
     def test_it_tells_of_a_proxy_that_another_process_saw(self) -> None:
-        events.record(AuthEvent.Kind.PROXY_IGNORED, client=Client(None, ""))
+        events.record(AuthEvent.Kind.PROXY_IGNORED, who=Caller(None, ""))
         with override_settings(**PRODUCTION):
             facts = json.loads(run("platform_auth_doctor", "--json"))
 

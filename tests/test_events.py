@@ -12,11 +12,11 @@ from django.db import IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from platform_auth import events
-from platform_auth.client import Client
+from platform_auth.caller import Caller
 from platform_auth.models import AuthEvent
 from tests import life
 from tests.conftest import PASSWORD, Api
-from tests.providers import Provider
+from tests.identity_provider import Provider
 
 Kind = AuthEvent.Kind
 
@@ -71,7 +71,7 @@ class TestAppendOnly:
 
     @pytest.fixture
     def event(self, user: Any) -> AuthEvent:
-        events.record(Kind.LOGGED_IN, user=user, client=Client("127.0.0.1", "agent"), reason="pwd")
+        events.record(Kind.LOGGED_IN, user=user, who=Caller("127.0.0.1", "agent"), reason="pwd")
         return AuthEvent.objects.get()
 
     def test_a_row_is_not_saved_again(self, event: AuthEvent) -> None:
@@ -136,7 +136,7 @@ class TestRecords:
             events.record(
                 Kind.LOGIN_FAILED,
                 user=user,
-                client=Client("192.0.2.1", "agent"),
+                who=Caller("192.0.2.1", "agent"),
                 provider="github",
                 reason="credentials",
                 session_id="some-session",
@@ -165,7 +165,7 @@ class TestRecords:
         with caplog.at_level(logging.INFO, logger="platform_auth"):
             events.record(
                 Kind.LOGIN_FAILED,
-                client=Client("192.0.2.1", f"agent{character}INFO logged_in"),
+                who=Caller("192.0.2.1", f"agent{character}INFO logged_in"),
                 provider=f"a{character}b",
                 reason=f"a{character}b",
             )
@@ -176,9 +176,7 @@ class TestRecords:
         assert character not in caplog.records[-1].getMessage()
 
     def test_long_texts_are_cut(self) -> None:
-        events.record(
-            Kind.LOGIN_FAILED, client=Client(None, "a" * 5000), provider="b" * 500, reason="c" * 5000
-        )
+        events.record(Kind.LOGIN_FAILED, who=Caller(None, "a" * 5000), provider="b" * 500, reason="c" * 5000)
 
         event = AuthEvent.objects.get()
         assert (len(event.user_agent), len(event.provider), len(event.reason)) == (512, 64, 200)

@@ -11,7 +11,7 @@ from django.core.cache import cache
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import connection
 
-from platform_auth import client, errors, limits
+from platform_auth import caller, errors, limits
 from platform_auth.models import AuthEvent, RateCounter
 from tests.conftest import NOW, PASSWORD, Api, code_of, make_user
 
@@ -157,12 +157,9 @@ class TestLogin:
         assert statuses(api, user.email, 5) == [401] * 4 + [429]
 
     def test_the_limits_are_settings_and_a_partial_dict_changes_just_what_it_names(
-        self, api: Api, user: Any, settings: Any
+        self, api: Api, user: Any, configure: Any
     ) -> None:
-        settings.PLATFORM_AUTH = {
-            **settings.PLATFORM_AUTH,
-            "LIMITS": {"login": {"account_and_address": "2/10m"}},
-        }
+        configure(LIMITS={"login": {"account_and_address": "2/10m"}})
 
         assert statuses(api, user.email, 3) == [401, 401, 429]
         assert attempt(api, user.email)["Retry-After"] == "600"
@@ -257,7 +254,7 @@ class TestNobodyIsLockedOut:
 
     def test_the_events_are_asked_only_when_the_limit_is_hit(self, user: Any) -> None:
         asked: list[bool] = []
-        who = client.Client(HERE, "")
+        who = caller.Caller(HERE, "")
 
         for _ in range(5):
             limits.take_login(user.email, who, is_familiar=lambda: bool(asked.append(True)))
@@ -286,8 +283,10 @@ class TestTheAddress:
 
         assert answers == [401] * 5 + [429]
 
-    def test_behind_a_trusted_proxy_each_caller_has_a_count(self, api: Api, user: Any, settings: Any) -> None:
-        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "TRUSTED_PROXY_COUNT": 1}
+    def test_behind_a_trusted_proxy_each_caller_has_a_count(
+        self, api: Api, user: Any, configure: Any
+    ) -> None:
+        configure(TRUSTED_PROXY_COUNT=1)
         answers = [
             attempt(api, user.email, headers={"X-Forwarded-For": f"1.1.1.1, 198.51.100.{n}"}).status_code
             for n in range(6)
@@ -376,7 +375,7 @@ class TestWithoutTheCache:
         self, settings: Any, clock: Any
     ) -> None:
         caches(settings, "django.core.cache.backends.dummy.DummyCache")
-        who = client.Client(HERE, "")
+        who = caller.Caller(HERE, "")
         for _ in range(5):
             limits.take_login("a@example.com", who, is_familiar=bool)
 
@@ -467,11 +466,8 @@ class TestTheOneTimePassword:
         clock.shift(self.LONG - 3 * self.SHORT)
         assert len(self.take(user, 12)) == 10
 
-    def test_both_hit_at_once(self, user: Any, clock: Any, settings: Any) -> None:
-        settings.PLATFORM_AUTH = {
-            **settings.PLATFORM_AUTH,
-            "LIMITS": {"otp": {"short": "2/15m", "long": "3/d"}},
-        }
+    def test_both_hit_at_once(self, user: Any, clock: Any, configure: Any) -> None:
+        configure(LIMITS={"otp": {"short": "2/15m", "long": "3/d"}})
         self.take(user)
         clock.shift(1000)
         self.take(user, 2)
@@ -542,11 +538,8 @@ class TestTheOneTimePassword:
         assert len(self.take(user, 12)) == 10
         assert not limits.allows_otp(other)
 
-    def test_a_configured_limit_holds(self, user: Any, settings: Any, clock: Any) -> None:
-        settings.PLATFORM_AUTH = {
-            **settings.PLATFORM_AUTH,
-            "LIMITS": {"otp": {"short": "3/20s", "long": "5/m"}},
-        }
+    def test_a_configured_limit_holds(self, user: Any, configure: Any, clock: Any) -> None:
+        configure(LIMITS={"otp": {"short": "3/20s", "long": "5/m"}})
 
         assert len(self.take(user, 9)) == 3
         clock.shift(20)
@@ -554,11 +547,13 @@ class TestTheOneTimePassword:
         clock.shift(40)
         assert len(self.take(user, 9)) == 3
 
-    def test_a_lower_limit_waits_for_as_many_as_it_allows(self, user: Any, settings: Any, clock: Any) -> None:
+    def test_a_lower_limit_waits_for_as_many_as_it_allows(
+        self, user: Any, configure: Any, clock: Any
+    ) -> None:
         for _ in range(5):
             self.take(user)
             clock.shift(10)
-        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "LIMITS": {"otp": {"short": "2/15m"}}}
+        configure(LIMITS={"otp": {"short": "2/15m"}})
 
         assert self.wait(user) == self.SHORT - 20
 
@@ -580,7 +575,7 @@ class TestACountGivenBack:
         caches(settings, "django.core.cache.backends.dummy.DummyCache")
 
     def test_late_is_no_other_one(self, clock: Any) -> None:
-        who = client.Client(HERE, "")
+        who = caller.Caller(HERE, "")
         under_way = limits.take_login("a@example.com", who, is_familiar=bool)
         clock.shift(60)
         limits.take_login("b@example.com", who, is_familiar=bool)
@@ -589,9 +584,9 @@ class TestACountGivenBack:
 
         assert RateCounter.objects.get(key__contains=":login:address:").count == 1
 
-    def test_after_a_refusal_is_free_for_another(self, clock: Any, settings: Any) -> None:
-        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "LIMITS": {"login": {"address": "2/m"}}}
-        who = client.Client(HERE, "")
+    def test_after_a_refusal_is_free_for_another(self, clock: Any, configure: Any) -> None:
+        configure(LIMITS={"login": {"address": "2/m"}})
+        who = caller.Caller(HERE, "")
         first = limits.take_login("a@example.com", who, is_familiar=bool)
         limits.take_login("b@example.com", who, is_familiar=bool)
         with pytest.raises(limits.Limited):
@@ -605,14 +600,14 @@ class TestACountGivenBack:
 class TestThePasswordMail:
     def test_twenty_requests_an_hour_from_an_address(self, counted: str, clock: Any) -> None:
         clock.move_to(NOW.replace(minute=0, second=0))
-        who = client.Client(HERE, "")
+        who = caller.Caller(HERE, "")
         for _ in range(20):
             limits.take_password_request(who)
 
         with pytest.raises(errors.RequestsExceeded):
             limits.take_password_request(who)
-        limits.take_password_request(client.NOBODY)
-        limits.take_password_request(client.Client("203.0.113.8", ""))
+        limits.take_password_request(caller.NOBODY)
+        limits.take_password_request(caller.Caller("203.0.113.8", ""))
 
     def test_five_mails_an_hour_to_an_account(self, counted: str, clock: Any) -> None:
         clock.move_to(NOW.replace(minute=0, second=0))

@@ -23,8 +23,9 @@ from django.utils import translation
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 
-from platform_auth import catalogue, emails, errors, outbox
-from platform_auth.client import Client as Caller
+from platform_auth import errors
+from platform_auth.caller import Caller
+from platform_auth.mail import delivery, languages, messages
 from platform_auth.models import OAuthIdentity, OAuthProvider
 from tests import texts
 from tests.conftest import PASSWORD, Api, code_of, enrol, make_user
@@ -145,8 +146,8 @@ class TestCatalogue:
 
     def test_it_says_which_language_it_is(self, language: str) -> None:
         with translation.override(language):
-            assert catalogue.language() == language
-            assert catalogue.direction() == ("rtl" if language == "ar" else "ltr")
+            assert languages.language() == language
+            assert languages.direction() == ("rtl" if language == "ar" else "ltr")
 
 
 class TestSources:
@@ -261,8 +262,8 @@ class TestMails:
     """Sent by the thread, which has a language of its own."""
 
     @pytest.fixture(autouse=True)
-    def _by_thread(self, settings: Any) -> None:
-        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "MAIL_DELIVERY": "thread"}
+    def _by_thread(self, configure: Any) -> None:
+        configure(MAIL_DELIVERY="thread")
 
     def test_a_reset_link_is_in_the_language_of_who_asked(self, language: str, api: Api) -> None:
         user = make_user()
@@ -309,12 +310,12 @@ class TestMails:
         user = make_user()
         who = Caller("2001:db8::7", FIREFOX)
 
-        for notice in emails.NOTICES:
+        for notice in messages.NOTICES:
             with translation.override(language):
-                emails.send_notice(user, notice, client=who, provider="Example ID")
+                messages.send_notice(user, notice, who=who, provider="Example ID")
             message = self.sent()
 
-            headline, text = emails.NOTICES[notice]
+            headline, text = messages.NOTICES[notice]
             with translation.override(language):
                 assert message.subject == f"{headline} (testserver)"
                 self.check(message, str(text), language)
@@ -326,7 +327,7 @@ class TestMails:
             mail.outbox.clear()
 
     def sent(self) -> Any:
-        assert outbox.finish(timeout=30)
+        assert delivery.finish(timeout=30)
         (message,) = mail.outbox
         return message
 
@@ -351,19 +352,19 @@ class TestArabicMails:
     )
     def test_arabic_counts_as_arabic_does(self, minutes: int, text: str, user: Any) -> None:
         with translation.override("ar"):
-            emails.send(user, ("reset_link",), {"url": "https://app.example/", "minutes": minutes})
+            messages.send(user, ("reset_link",), {"url": "https://app.example/", "minutes": minutes})
 
         assert text in mail.outbox[-1].body
 
     def test_the_date_is_written_as_in_arabic(self, user: Any, clock: Any) -> None:
         with translation.override("ar"):
-            emails.send_notice(user, "password_changed")
+            messages.send_notice(user, "password_changed")
 
         assert "الوقت: 15 يونيو 2026، 12:00 (UTC)" in mail.outbox[-1].body
 
     def test_what_is_written_from_left_to_right_is_isolated(self, user: Any) -> None:
         with translation.override("ar"):
-            emails.send_notice(user, "password_changed", client=Caller("2001:db8::7", FIREFOX))
+            messages.send_notice(user, "password_changed", who=Caller("2001:db8::7", FIREFOX))
 
         (message,) = mail.outbox
         for part in (message.body, str(message.alternatives[0][0])):

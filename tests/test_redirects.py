@@ -24,13 +24,12 @@ ENTRY = HOSTILE["allowed"]["reset_url"][0]
 
 
 @pytest.fixture(autouse=True)
-def _lists(settings: Any) -> None:
-    settings.PLATFORM_AUTH = {
-        **settings.PLATFORM_AUTH,
-        "PUBLIC_URL": PUBLIC_URL,
-        "PASSWORD_RESET_URL_ALLOW_LIST": [ENTRY],
-        "OAUTH_REDIRECT_ALLOW_LIST": ["https://app.example:8443/done?x=1", "http://[::1]/x"],
-    }
+def _lists(configure: Any) -> None:
+    configure(
+        PUBLIC_URL=PUBLIC_URL,
+        PASSWORD_RESET_URL_ALLOW_LIST=[ENTRY],
+        OAUTH_REDIRECT_ALLOW_LIST=["https://app.example:8443/done?x=1", "http://[::1]/x"],
+    )
 
 
 def accepts(check: Any, url: Any) -> bool:
@@ -64,7 +63,7 @@ class TestHostileURLs:
         assert "Location" not in response.headers
 
     @pytest.mark.parametrize("url", HOSTILE["refused_reset_url"])
-    def test_listing_one_does_not_let_it_pass(self, settings: Any, url: str) -> None:
+    def test_listing_one_does_not_let_it_pass(self, configure: Any, url: str) -> None:
         """The filter comes first: a bad entry is a check error, and nothing is sent there either."""
         merely_another_url = {
             "https://evil.example?@allowed.example/reset",
@@ -79,20 +78,16 @@ class TestHostileURLs:
             "https://[::1]/reset",
             "https://127.0.0.1/reset",
         }
-        settings.PLATFORM_AUTH = {
-            **settings.PLATFORM_AUTH,
-            "PASSWORD_RESET_URL_ALLOW_LIST": [url],
-            "OAUTH_REDIRECT_ALLOW_LIST": [url],
-        }
+        configure(PASSWORD_RESET_URL_ALLOW_LIST=[url], OAUTH_REDIRECT_ALLOW_LIST=[url])
 
         if url not in merely_another_url:
             assert not accepts(redirects.check_reset_url, url)
             assert not accepts(redirects.check_redirect, url)
 
     @pytest.mark.parametrize("url", ["", "/", None])
-    def test_an_empty_list_refuses_everything(self, settings: Any, url: Any) -> None:
+    def test_an_empty_list_refuses_everything(self, configure: Any, url: Any) -> None:
         """Row 77."""
-        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "PASSWORD_RESET_URL_ALLOW_LIST": []}
+        configure(PASSWORD_RESET_URL_ALLOW_LIST=[])
 
         assert not accepts(redirects.check_reset_url, ENTRY)
         assert not accepts(redirects.check_reset_url, url)

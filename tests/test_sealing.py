@@ -60,8 +60,8 @@ class TestSealing:
         assert "ENCRYPTION_KEYS" in str(raised.value)
         assert "secret-" not in str(raised.value)
 
-    def test_a_key_of_its_own_stands_in_for_secret_key(self, settings: Any) -> None:
-        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "ENCRYPTION_KEYS": ["k" * 32]}
+    def test_a_key_of_its_own_stands_in_for_secret_key(self, settings: Any, configure: Any) -> None:
+        configure(ENCRYPTION_KEYS=["k" * 32])
         sealed = sealing.seal("p", "secret")
         settings.SECRET_KEY = "new-" + "n" * 60
 

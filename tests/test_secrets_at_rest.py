@@ -12,7 +12,7 @@ from django.core.management import call_command
 from platform_auth.models import AuthEvent, RecoveryCode
 from tests import life
 from tests.conftest import PASSWORD, Api, Authenticator, enrol
-from tests.providers import Provider
+from tests.identity_provider import Provider
 
 pytestmark = pytest.mark.django_db
 

@@ -12,11 +12,11 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out, user_lo
 from django.dispatch import Signal
 
 from platform_auth import signals
-from platform_auth.client import Client
+from platform_auth.caller import Caller
 from platform_auth.models import OAuthIdentity, RefreshSession
 from tests import life
 from tests.conftest import Api
-from tests.providers import Provider
+from tests.identity_provider import Provider
 
 pytestmark = pytest.mark.django_db
 
@@ -70,7 +70,7 @@ class TestSignals:
             for facts in calls[name]:
                 assert set(facts) == common | set(documented), name
                 assert facts["sender"] is get_user_model()
-                assert isinstance(facts["client"], Client)
+                assert isinstance(facts["client"], Caller)
                 for argument, kind in documented.items():
                     assert isinstance(facts[argument], kind)
                 assert not life.found_in(repr({**facts, "request": None}), one.secrets - {one.user.email})

@@ -15,9 +15,10 @@ from django.db import DatabaseError, connections, router
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
-from platform_auth import exposure, limits, public_role, signed_tokens
+from platform_auth import limits, public_role, signed_tokens
 from platform_auth.conf import DEFAULT_LIMITS, conf
 from platform_auth.models import AuthEvent, OAuthProvider, RefreshSession
+from platform_auth.public_role import exposure
 
 AT_MOST = 10_000
 """Rows that are counted; more are "10000 or more"."""

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db import connections, router, transaction
 from django.utils import timezone
 
-from platform_auth import contention
+from platform_auth import db
 from platform_auth.conf import conf
 from platform_auth.models import (
     AuthEvent,
@@ -93,7 +93,7 @@ def _over(table: Table) -> Any:
     return rows.filter(**{f"{table.field}__lte": table.before})
 
 
-@contention.retried
+@db.retried
 def _delete_batch(table: Table, batch_size: int) -> int:
     """Delete up to `batch_size` rows in one short transaction; return how many.
 

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import router
 from django.views.decorators.debug import sensitive_variables
 
-from platform_auth import contention, sealing
+from platform_auth import db, sealing
 from platform_auth.models import OAuthProvider, PendingFactor, TOTPFactor
 
 BATCH_SIZE = 500
@@ -82,7 +82,7 @@ def _rows(sealed: Sealed) -> Iterator[Any]:
 
 
 @sensitive_variables()
-@contention.retried
+@db.retried
 def _renew(sealed: Sealed, row: Any, *, dry_run: bool) -> bool:
     """Seal a row's secret again, unless it was changed meanwhile; return whether it was under an older key."""
     before = getattr(row, sealed.column)

@@ -1,0 +1,289 @@
+"""How tokens travel: a Grant into JSON or cookies, a token out of either, and the cross-origin rule of cookies.
+
+A refresh token that came in a cookie never leaves in a body: a script could read it there. A cookie counts only when
+the request comes from this site: see `require_same_origin`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+from django.utils.encoding import escape_uri_path
+from django.utils.http import is_same_domain
+from django.utils.translation import gettext as _
+from django.views.decorators.debug import sensitive_variables
+from rest_framework.response import Response
+
+from .. import errors, redirects
+from ..conf import conf
+from ..models import Mode
+from ..providers import flow_state
+from ..providers.flow import Begun, Outcome
+from ..sessions import Grant
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+
+class Presented(NamedTuple):
+    """A refresh token as it came."""
+
+    raw_token: str
+    from_cookie: bool
+
+    def __repr__(self) -> str:
+        return "<Presented>"
+
+
+@sensitive_variables()
+def respond(request: HttpRequest, grant: Grant) -> Response:
+    """Answer a log-in or refresh: the body and the cookies that the grant's mode asks for."""
+    body: dict[str, Any] = {} if grant.mode == Mode.SESSION else {"access_token": grant.access_token}
+    body["expires"] = grant.expires_in * (1000 if conf.EXPIRES_UNIT == "milliseconds" else 1)
+    if grant.mode == Mode.JSON:
+        body["refresh_token"] = grant.refresh_token
+    response = Response({"data": body})
+    set_cookies(request, response, grant)
+    return response
+
+
+@sensitive_variables()
+def set_cookies(request: HttpRequest, response: HttpResponseBase, grant: Grant) -> None:
+    """Set the cookies of a grant's mode: none, the refresh token's, or both.
+
+    An access cookie of the session that this one replaces would refuse all that is public: it is cleared.
+    """
+    if grant.mode == Mode.JSON:
+        return
+    max_age = max(0, math.ceil((grant.session.expires_at - timezone.now()).total_seconds()))
+    _set_cookie(response, conf.cookie_name("refresh"), grant.refresh_token, max_age)
+    if grant.mode == Mode.SESSION:
+        _set_cookie(response, conf.cookie_name("access"), grant.access_token, max_age)
+    elif conf.cookie_name("access") in request.COOKIES:
+        _set_cookie(response, conf.cookie_name("access"), "", 0)
+
+
+@sensitive_variables()
+def respond_to_start(begun: Begun) -> HttpResponseBase:
+    """Send the browser to its provider, with the cookie of the flow."""
+    response = redirect(begun.url)
+    keep_flow(response, begun.cookie)
+    return response
+
+
+@sensitive_variables()
+def respond_to_callback(request: HttpRequest, outcome: Outcome) -> HttpResponseBase:
+    """Answer a callback: to its redirect with cookies or a reason, else with tokens, nothing (a link) or an error."""
+    response: HttpResponseBase
+    if outcome.refusal is not None:
+        code = outcome.refusal.code
+        reason = redirects.with_parameter(outcome.redirect, "reason", code) if outcome.redirect else ""
+        response = redirect(reason) if reason else errors.render(outcome.refusal)
+    elif outcome.grant is None:
+        response = redirect(outcome.redirect) if outcome.redirect else Response(status=204)
+    elif outcome.redirect:
+        response = redirect(outcome.redirect)
+        set_cookies(request, response, outcome.grant)
+    else:
+        response = respond(request, outcome.grant)
+        response.data = {"public": True, **response.data}
+    keep_flow(response, outcome.cookie)
+    if outcome.pending:
+        keep_pending(response, outcome.pending)
+    return response
+
+
+def respond_to_form(request: HttpRequest, parameters: Mapping[str, str]) -> HttpResponseBase:
+    """Let the browser ask again by GET: another site's POST comes without our Lax cookie."""
+    return redirect(f"{escape_uri_path(request.path)}?{urlencode(parameters)}", status=303)
+
+
+def redirect(url: str, *, status: int = 302) -> HttpResponseBase:
+    return HttpResponse(status=status, headers={"Location": url, "Content-Type": "text/plain; charset=utf-8"})
+
+
+def keep_flow(response: HttpResponseBase, value: str) -> None:
+    """Set the cookie of the flows that were started in this browser; "" clears it."""
+    _keep(response, "flow", value, max_age=flow_state.FLOW_LIFETIME)
+
+
+def keep_pending(response: HttpResponseBase, value: str) -> None:
+    """Set the cookie of the log-in that waits for its one-time password; "" clears it."""
+    _keep(response, "pending", value, max_age=flow_state.PENDING_LIFETIME)
+
+
+def guard(request: HttpRequest, mode: str) -> None:
+    """Raise Forbidden where an answer in this mode would set cookies for a page of another origin."""
+    if mode != Mode.JSON:
+        require_same_origin(request)
+
+
+def replaced_token(request: HttpRequest, mode: str = Mode.COOKIE) -> str | None:
+    """Return the refresh token whose cookie a log-in in this mode replaces."""
+    return None if mode == Mode.JSON else request.COOKIES.get(conf.cookie_name("refresh"))
+
+
+def clear_cookies(request: HttpRequest, response: HttpResponseBase) -> None:
+    """Clear those of both cookies that came along, with the attributes that they were set with."""
+    for name in (conf.cookie_name("refresh"), conf.cookie_name("access")):
+        if name in request.COOKIES:
+            _set_cookie(response, name, "", 0)
+
+
+@sensitive_variables()
+def read_refresh_token(request: HttpRequest, fields: dict[str, Any]) -> Presented | None:
+    """Return the refresh token of the body, else of the cookie, else None.
+
+    Raises InvalidPayload for a cookie that came twice (somebody else's cookie, tossed in by a sibling domain).
+    """
+    if "refresh_token" in fields:
+        return Presented(fields["refresh_token"], from_cookie=False)
+    raw_token = read_cookie(request, conf.cookie_name("refresh"))
+    return Presented(raw_token, from_cookie=True) if raw_token else None
+
+
+@sensitive_variables()
+def require_refresh_token(request: HttpRequest, fields: dict[str, Any]) -> Presented:
+    """Return the refresh token that came, whose use a cookie's origin allows. Raises InvalidPayload, Forbidden."""
+    presented = read_refresh_token(request, fields)
+    if presented is None or (presented.from_cookie and fields.get("mode") == Mode.JSON):
+        raise errors.InvalidPayload(
+            _('Send it in the body, or in the cookie "%(cookie)s" with mode "cookie" or "session".')
+            % {"cookie": conf.cookie_name("refresh")},
+            field="refresh_token",
+        )
+    guard(request, Mode.COOKIE if presented.from_cookie else fields.get("mode", Mode.JSON))
+    return presented
+
+
+@sensitive_variables()
+def tokens_to_end(request: HttpRequest, fields: dict[str, Any]) -> list[str]:
+    """Return the refresh tokens of a log-out: the body's, else those of every cookie of that name.
+
+    Raises Forbidden for a cookie used from another origin.
+    """
+    if "refresh_token" in fields:
+        return [fields["refresh_token"]]
+    raw_tokens = _cookies_called(request, conf.cookie_name("refresh"))
+    if raw_tokens:
+        require_same_origin(request)
+    return raw_tokens
+
+
+def respond_to_logout(request: HttpRequest) -> Response:
+    """Answer 204 and clear the cookies that came along, unless another origin sent them."""
+    response = Response(status=204)
+    with contextlib.suppress(errors.Forbidden):
+        require_same_origin(request)
+        clear_cookies(request, response)
+    return response
+
+
+@sensitive_variables()
+def read_access_token(request: HttpRequest) -> str | None:
+    """Return the access token of the Authorization header, the query (where allowed) or the cookie; None for none.
+
+    Raises InvalidPayload for two of header and query (RFC 6750, 2) or a cookie that came twice, Forbidden for a cookie
+    on an unsafe method from another origin.
+    """
+    found: list[str] = []
+    scheme, _blank, credentials = request.META.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
+    if scheme.lower() == "bearer":
+        found.append(credentials.strip())
+    if conf.ACCESS_TOKEN_IN_QUERY:
+        found += request.GET.getlist("access_token")
+    if len(found) > 1:
+        raise errors.InvalidPayload(_("Send one access token, in one place."), field="access_token")
+    if found:
+        return found[0]
+    raw_token = read_cookie(request, conf.cookie_name("access"))
+    if raw_token and request.method not in SAFE_METHODS:
+        require_same_origin(request)
+    return raw_token or None
+
+
+def read_cookie(request: HttpRequest, name: str) -> str | None:
+    """Return a cookie's value. Raises InvalidPayload where two of its name came."""
+    if len(_cookies_called(request, name)) > 1:
+        raise errors.InvalidPayload(_("This cookie came twice."), field=name)
+    return request.COOKIES.get(name)
+
+
+@sensitive_variables()
+def _cookies_called(request: HttpRequest, name: str) -> list[str]:
+    """Return the values of all cookies of a name; `request.COOKIES` knows the last one alone."""
+    pairs = [pair.partition("=") for pair in request.META.get("HTTP_COOKIE", "").split(";")]
+    return [value.strip() for key, _equals, value in pairs if key.strip() == name]
+
+
+def require_same_origin(request: HttpRequest) -> None:
+    """Raise Forbidden where a page of another origin caused the request (Fetch Metadata, else Origin).
+
+    Neither header is no browser of today, and passes; an origin of CSRF_TRUSTED_ORIGINS always does.
+    """
+    origin = request.META.get("HTTP_ORIGIN")
+    site = request.META.get("HTTP_SEC_FETCH_SITE")
+    if site in ("same-origin", "none"):
+        return
+    if origin is not None and is_trusted_origin(origin):
+        return
+    if site is None and (origin is None or origin.lower() == _own_origin(request)):
+        return
+    raise errors.Forbidden(_("A cookie is not taken from another origin."))
+
+
+def is_trusted_origin(origin: str) -> bool:
+    """Return whether CSRF_TRUSTED_ORIGINS lists an origin, with Django's wildcards for subdomains."""
+    if origin == "null":
+        return False
+    for trusted in settings.CSRF_TRUSTED_ORIGINS:
+        if "*" not in trusted:
+            if origin == trusted:
+                return True
+            continue
+        wanted = urlsplit(trusted)
+        try:
+            given = urlsplit(origin)
+        except ValueError:
+            return False
+        if given.scheme == wanted.scheme and is_same_domain(given.netloc, wanted.netloc.lstrip("*")):
+            return True
+    return False
+
+
+def _own_origin(request: HttpRequest) -> str:
+    scheme, host = request.scheme or "http", request.get_host().lower()
+    return f"{scheme}://{host.removesuffix({'http': ':80', 'https': ':443'}.get(scheme, ' '))}"
+
+
+def _keep(response: HttpResponseBase, which: Literal["flow", "pending"], value: str, *, max_age: int) -> None:
+    # Lax, whatever the host has chosen for its tokens: the way back from a provider is another site's link.
+    response.set_cookie(
+        conf.cookie_name(which),
+        value,
+        max_age=max_age if value else 0,
+        path="/",
+        secure=conf.COOKIE_SECURE,
+        httponly=True,
+        samesite="Lax",
+    )
+
+
+def _set_cookie(response: HttpResponseBase, name: str, value: str, max_age: int) -> None:
+    response.set_cookie(
+        name,
+        value,
+        max_age=max_age,
+        path="/",
+        domain=conf.COOKIE_DOMAIN,
+        secure=conf.COOKIE_SECURE,
+        httponly=True,
+        samesite=conf.COOKIE_SAMESITE,
+    )

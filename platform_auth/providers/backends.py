@@ -1,0 +1,678 @@
+"""The kinds of providers: python-social-auth's backends, closed where they are open.
+
+RowBackend              every kind: from a row, PKCE S256, our transport, an account instead of a pipeline
+    OpenIDConnect       any issuer by discovery
+        Google, Microsoft, GitLab, Apple, LinkedIn, Slack
+    GitHub, Facebook, Discord
+    PlainOAuth2         any server by its three URLs
+
+What python-social-auth leaves open and is closed here: the issuer of a discovery document and of an authorization
+response (RFC 9207), a UserInfo without `sub` or of another issuer or client, times that are texts, EdDSA with
+`at_hash`, algorithms beside RS256, the encoding of the URL that a flow starts at, caches that are shared by rows of
+one class.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus, urlencode
+
+import jwt
+import requests
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.urls import reverse
+from django.views.decorators.debug import sensitive_variables
+from social_core.backends.discord import DiscordOAuth2
+from social_core.backends.facebook import FacebookOAuth2
+from social_core.backends.github import GithubOAuth2
+from social_core.backends.oauth import BaseOAuth2, BaseOAuth2PKCE
+from social_core.backends.open_id_connect import OpenIdConnectAuth
+from social_core.backends.utils import jwt_error
+from social_core.exceptions import AuthProviderError, AuthResponseError, SocialAuthBaseException
+from social_core.utils import http_error
+
+from .. import redirects
+from ..models import OAuthProvider
+from . import outbound, strategy
+
+ALGORITHMS: Mapping[str, tuple[str, str | None]] = {
+    "RS256": ("RSA", None),
+    "PS256": ("RSA", None),
+    "ES256": ("EC", "P-256"),
+    "EdDSA": ("OKP", "Ed25519"),
+}
+"""The signatures that are taken, each with the key type and curve that it needs. None of them is symmetric."""
+
+SKEW = 30
+"""Seconds by which a provider's clock may differ."""
+
+CACHED_FOR = 3600
+"""Seconds that a discovery document and its keys are kept. An edited row starts anew."""
+
+_MAX_KEYS = 50
+_MIN_RSA_BITS = 2048
+
+
+class ProviderAccount(NamedTuple):
+    """Who the provider says it is. `email` is "" where there is no usable address."""
+
+    issuer: str
+    subject: str
+    email: str
+    email_verified: bool
+
+
+class RowBackend(BaseOAuth2PKCE[str]):
+    """One provider row, for one flow."""
+
+    REDIRECT_STATE = False
+    STATE_PARAMETER = True
+    DEFAULT_USE_PKCE = True
+    DRIVER = "oauth2"
+
+    def __init__(
+        self,
+        provider: OAuthProvider,
+        *,
+        data: dict[str, str] | None = None,
+        transaction: dict[str, Any] | None = None,
+    ) -> None:
+        self.provider = provider
+        # By the row and not by its key: a renamed key keeps its flows, a key used again inherits none.
+        self.name = f"oauth:{provider.pk}"
+        session = {self.transaction_key(transaction["state"]): transaction} if transaction else {}
+        super().__init__(
+            strategy.RowStrategy(provider, data=data or {}, session=session),
+            redirect_uri=callback_url(provider),
+        )
+
+    @property
+    def issuer(self) -> str:
+        """The issuer that this provider has to name; "" where it has none."""
+        return self.provider.issuer
+
+    @property
+    def transaction(self) -> dict[str, Any]:
+        """What `start` wants to find again at the callback: state, verifier, nonce, time."""
+        session: dict[str, Any] = self.strategy.session  # type: ignore[attr-defined]
+        (transaction,) = (value for value in session.values() if "code_verifier" in value)
+        return transaction  # type: ignore[no-any-return]
+
+    @property
+    def further_urls(self) -> list[str]:
+        """The URLs beside authorization and token endpoint that the row names."""
+        return []
+
+    def check_configuration(self) -> None:
+        """Refuse a row that cannot work: its URLs. Raises http.Refused."""
+        for url in (self.authorization_url(), self.access_token_url(), *self.further_urls):
+            outbound.check_url(url)
+
+    def check_response_issuer(self, issuer: str | None) -> None:
+        """Compare the `iss` of the authorization response (RFC 9207, 2.4). Raises AuthResponseError."""
+        if issuer is not None and self.issuer and issuer != self.issuer:
+            raise AuthResponseError(self, claim="iss", code="invalid_claim", stage="callback")
+
+    def auth_url(self) -> str:
+        """Return the URL to send the browser to: the endpoint's own query as it stands, then ours, encoded."""
+        state = self.get_or_create_state()
+        parameters = {**self.auth_params(state), **self.get_scope_argument()}  # type: ignore[no-untyped-call]
+        endpoint, _mark, query = self.authorization_url().partition("?")
+        kept = [pair for pair in query.split("&") if unquote_plus(pair.partition("=")[0]) not in parameters]
+        return f"{endpoint}?{'&'.join(filter(None, ['&'.join(kept), urlencode(parameters)]))}"
+
+    def get_scope(self) -> list[str]:
+        return list(dict.fromkeys(super().get_scope()))
+
+    @sensitive_variables()
+    def auth_complete_params(self, state: Any = None) -> dict[str, Any]:
+        """Return what the code is sent with; a public client has no secret, not an empty one."""
+        params: dict[str, Any] = super().auth_complete_params(state)  # type: ignore[no-untyped-call]
+        if not params.get("client_secret"):
+            params.pop("client_secret", None)
+        return params
+
+    @sensitive_variables()
+    def request(  # type: ignore[override]
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str | bytes] | None = None,
+        data: dict[str, Any] | None = None,
+        json: Any = None,
+        auth: tuple[str, str] | None = None,
+        params: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        stage: Any = "user_info",
+    ) -> requests.Response:
+        """Send a request by our transport. Raises the errors that python-social-auth's own would."""
+        try:
+            response = outbound.send(
+                method,
+                url,
+                deadline=self.strategy.budget.next_deadline(),  # type: ignore[attr-defined]
+                headers=headers,
+                data=data,
+                json=json,
+                auth=auth,
+                params=params,
+            )
+        except outbound.Unreachable as error:
+            raise AuthProviderError(self, str(error), code="connection_failed", stage=stage) from None
+        if 200 <= response.status_code < 300:
+            return response
+        if response.status_code < 400:
+            raise AuthProviderError(
+                self, "a redirect, which is not followed", code="connection_failed", stage=stage
+            )
+        # The token endpoint refuses by an object with an `error` (RFC 6749, 5.2), UserInfo by its status (RFC 6750,
+        # 3.1). Whatever else it says, something is wrong over there.
+        if stage == "token_exchange" and _is_oauth_error(response):
+            raise http_error(self, requests.HTTPError(response=response), stage=stage) from None
+        is_refusal = stage == "user_info" and response.status_code in (401, 403)
+        code = "http_error" if is_refusal else "connection_failed"
+        raise AuthProviderError(self, f"status {response.status_code}", code=code, stage=stage)
+
+    @sensitive_variables()
+    def do_auth(self, access_token: str, *args: Any, **kwargs: Any) -> Any:
+        """Return the ProviderAccount of an access token. It is used once and not kept."""
+        profile = self.user_data(access_token)
+        if not isinstance(profile, dict):
+            raise AuthResponseError(self, code="malformed_response", stage="user_info")
+        return self.account(profile)
+
+    def account(self, profile: dict[str, Any]) -> ProviderAccount:
+        """Read who it is out of a profile. Raises AuthResponseError."""
+        return self._account(
+            issuer="", subject=profile.get("id"), email=profile.get("email"), email_verified=False
+        )
+
+    def _account(
+        self, *, issuer: str, subject: object, email: object, email_verified: object
+    ) -> ProviderAccount:
+        if isinstance(subject, int) and not isinstance(subject, bool):
+            subject = str(subject)
+        if not isinstance(subject, str) or not 1 <= len(subject) <= 255 or not subject.isprintable():
+            raise AuthResponseError(self, claim="sub", code="missing_claim", stage="user_info")
+        address = usable_address(email)
+        return ProviderAccount(issuer, subject, address, bool(address) and email_verified is True)
+
+
+class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
+    """Any issuer by its discovery document (OpenID Connect Core and Discovery 1.0)."""
+
+    DRIVER = "openid"
+    ISSUER = ""
+    REQUIRES_NONCE = True
+
+    userinfo: dict[str, Any]
+
+    @property
+    def issuer(self) -> str:
+        return self.ISSUER or self.provider.issuer
+
+    def oidc_config_url(self) -> str:
+        return f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
+
+    def oidc_config(self) -> dict[str, Any]:
+        """Return the discovery document of this row, judged. Raises AuthProviderError, AuthResponseError."""
+        document: dict[str, Any] = _documents.get(self.provider, self.discover)
+        return document
+
+    def discover(self) -> dict[str, Any]:
+        """Fetch the discovery document anew."""
+        document = self.get_json(self.oidc_config_url(), stage="begin")
+        if not isinstance(document, dict):
+            raise AuthResponseError(self, code="malformed_response", stage="begin")
+        if document.get("issuer") != self.issuer:
+            raise AuthResponseError(self, claim="issuer", code="invalid_claim", stage="begin")
+        for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"):
+            if name == "userinfo_endpoint" and name not in document:
+                continue
+            try:
+                outbound.check_url(document.get(name))
+            except outbound.Refused:
+                raise AuthResponseError(self, claim=name, code="invalid_claim", stage="begin") from None
+        return document
+
+    def get_jwks_keys(self) -> list[dict[str, Any]]:
+        keys: list[dict[str, Any]] = _keys.get(self.provider, self.get_remote_jwks_keys)
+        return keys
+
+    def check_response_issuer(self, issuer: str | None) -> None:
+        advertised = self.oidc_config().get("authorization_response_iss_parameter_supported") is True
+        if (issuer is None and advertised) or (issuer is not None and issuer != self.issuer):
+            raise AuthResponseError(self, claim="iss", code="invalid_claim", stage="callback")
+
+    def use_basic_auth(self) -> bool:
+        """Send the secret in the header only where the body is not offered: its encoding is less disputed there."""
+        if not self.provider.sealed_secret:
+            return False
+        methods = self.oidc_config().get("token_endpoint_auth_methods_supported")
+        return not (isinstance(methods, list) and "client_secret_post" in methods)
+
+    # The ID token.
+
+    def get_and_store_nonce(self, url: str, state: Any) -> str:
+        return self.strategy.random_string(64)
+
+    def get_nonce(self, nonce: str) -> Any:
+        return strategy.KeptNonce(self._oauth2_transaction) if self._oauth2_transaction else None
+
+    def remove_nonce(self, nonce_id: object) -> None:
+        self._oauth2_transaction = None
+
+    @sensitive_variables()
+    def decode_and_validate_id_token(self, id_token: str, access_token: str) -> dict[str, Any]:
+        """Check signature, issuer, audience, times and at_hash (OpenID Connect Core, 3.1.3.7)."""
+        try:
+            header = jwt.get_unverified_header(id_token)
+            algorithm = str(header.get("alg"))
+            if algorithm not in ALGORITHMS or "crit" in header or header.get("b64") is False:
+                raise jwt.InvalidAlgorithmError("not an algorithm that is taken")
+            key, signed = self._verified(id_token, algorithm, header.get("kid"))
+            self._check_times(signed)
+            claims: dict[str, Any] = jwt.decode(
+                id_token,
+                key,
+                algorithms=[algorithm],
+                audience=self.provider.client_id,
+                issuer=self.issuer,
+                leeway=SKEW,
+                options={"require": ["iss", "sub", "aud", "exp", "iat"]},
+            )
+        except jwt.PyJWTError as error:
+            raise jwt_error(self, error) from None
+        self.validate_authorized_party(claims, self.provider.client_id)
+        if "at_hash" in claims and claims["at_hash"] != at_hash(access_token, algorithm):
+            raise AuthResponseError(self, claim="at_hash", code="invalid_claim", stage="token_validation")
+        return claims
+
+    def _verified(self, id_token: str, algorithm: str, kid: object) -> tuple[Any, dict[str, Any]]:
+        """Return the key of the issuer that verifies a token, and its claims; fetched anew, once, where none does."""
+        for is_last in (False, True):
+            for key in _usable(self.get_jwks_keys(), algorithm, kid):
+                try:
+                    return key, jwt.decode(id_token, key, algorithms=[algorithm], options=_SIGNATURE_ONLY)
+                except jwt.PyJWTError:
+                    continue
+            if not is_last and not _keys.drop(self.provider):
+                break
+        raise jwt.InvalidSignatureError("no key of this issuer verifies the token")
+
+    def _check_times(self, claims: dict[str, Any]) -> None:
+        """Refuse a time that is no JSON number: PyJWT takes what `int` takes, texts and booleans (RFC 7519, 2)."""
+        for name in ("exp", "iat", "nbf"):
+            value = claims.get(name, 0)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**53:
+                raise AuthResponseError(self, claim=name, code="invalid_claim", stage="token_validation")
+
+    def validate_temporal_claims(self, id_token: Any) -> None:
+        """PyJWT has judged exp, nbf and iat against the future; an old token is refused as well."""
+        if time.time() > id_token["iat"] + self.ID_TOKEN_MAX_AGE + SKEW:
+            raise AuthResponseError(self, claim="iat", code="response_expired", stage="token_validation")
+
+    def validate_claims(self, id_token: Any) -> None:
+        if not self.REQUIRES_NONCE and "nonce" not in id_token:
+            self.validate_temporal_claims(id_token)
+            return
+        super().validate_claims(id_token)
+
+    # The account.
+
+    @sensitive_variables()
+    def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        """Return the claims of UserInfo, whose `sub` must be the ID token's (OpenID Connect Core, 5.3.2)."""
+        if "userinfo_endpoint" not in self.oidc_config():
+            return {}
+        userinfo: Any = self.get_json(
+            self.userinfo_url(), headers={"Authorization": f"Bearer {access_token}"}
+        )
+        if not isinstance(userinfo, dict):
+            raise AuthResponseError(self, code="malformed_response", stage="user_info")
+        if self.id_token is None or userinfo.get("sub") != self.id_token["sub"]:
+            raise AuthResponseError(self, claim="sub", code="invalid_claim", stage="user_info")
+        # It need not name them (5.3.2 again: signed answers do); what it names must be ours.
+        if userinfo.get("iss", self.issuer) != self.issuer:
+            raise AuthResponseError(self, claim="iss", code="invalid_claim", stage="user_info")
+        if not _is_for(self.provider.client_id, userinfo.get("aud", self.provider.client_id)):
+            raise AuthResponseError(self, claim="aud", code="invalid_claim", stage="user_info")
+        return userinfo
+
+    def account(self, profile: dict[str, Any]) -> ProviderAccount:
+        claims = self.id_token or {}
+        # An address and whether it is verified come from one place: two halves would make a third truth.
+        source = profile if "email" in profile else claims
+        return self._account(
+            issuer=self.issuer,
+            subject=claims.get("sub"),
+            email=source.get("email"),
+            email_verified=self.is_verified(source),
+        )
+
+    def is_verified(self, claims: Mapping[str, Any]) -> bool:
+        return claims.get("email_verified") is True
+
+
+class Google(OpenIDConnect):
+    ISSUER = "https://accounts.google.com"
+
+
+class Microsoft(OpenIDConnect):
+    """One tenant: the issuer names it, so that no other tenant's token passes.
+
+    The ID token alone says who it is: UserInfo repeats the address without the claim that vouches for it.
+    """
+
+    @property
+    def issuer(self) -> str:
+        return f"https://login.microsoftonline.com/{self.provider.tenant}/v2.0"
+
+    @sensitive_variables()
+    def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        return {}
+
+    def is_verified(self, claims: Mapping[str, Any]) -> bool:
+        # Addresses are what a tenant's admin typed, unless Microsoft says that the domain's owner was verified.
+        return claims.get("xms_edov") is True
+
+
+class GitLab(OpenIDConnect):
+    @property
+    def issuer(self) -> str:
+        return self.provider.issuer or "https://gitlab.com"
+
+
+class Slack(OpenIDConnect):
+    ISSUER = "https://slack.com"
+
+
+class LinkedIn(OpenIDConnect):
+    """Names no nonce in its ID tokens; one that is named must still be ours."""
+
+    ISSUER = "https://www.linkedin.com/oauth"
+    REQUIRES_NONCE = False
+
+    def use_basic_auth(self) -> bool:
+        # Its discovery document names no methods, for which Basic would stand; it takes the body alone.
+        return False
+
+
+class Apple(OpenIDConnect):
+    """The client secret is a JWT that the private key signs; the answer comes as a form where scopes are asked for."""
+
+    ISSUER = "https://appleid.apple.com"
+    DEFAULT_SCOPE = ["openid", "email"]
+
+    def use_basic_auth(self) -> bool:
+        return False
+
+    def auth_params(self, state: Any = None) -> dict[str, Any]:
+        return {**super().auth_params(state), "response_mode": "form_post"}  # type: ignore[no-untyped-call]
+
+    @sensitive_variables()
+    def get_key_and_secret(self) -> tuple[str, str]:
+        now = int(time.time())
+        claims = {
+            "iss": self.provider.team_id,
+            "iat": now,
+            "exp": now + 300,
+            "aud": self.ISSUER,
+            "sub": self.provider.client_id,
+        }
+        secret = jwt.encode(
+            claims, self.provider.private_key, algorithm="ES256", headers={"kid": self.provider.key_id}
+        )
+        return self.provider.client_id, secret
+
+    def is_verified(self, claims: Mapping[str, Any]) -> bool:
+        # Apple documents "a string or boolean".
+        return claims.get("email_verified") in (True, "true")
+
+
+class GitHub(RowBackend, GithubOAuth2[str]):
+    DEFAULT_SCOPE = ["read:user", "user:email"]
+    SCOPE_SEPARATOR = " "
+
+    @sensitive_variables()
+    def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        """Return the profile, its address replaced by the primary one of the list that tells what is verified."""
+        profile = self._user_data(access_token)  # type: ignore[no-untyped-call]
+        addresses: Any = self._user_data(access_token, "/emails")  # type: ignore[no-untyped-call]
+        if not isinstance(profile, dict) or not isinstance(addresses, list):
+            return None
+        primary = [entry for entry in addresses if isinstance(entry, dict) and entry.get("primary") is True]
+        entry = primary[0] if primary else {}
+        return {"id": profile.get("id"), "email": entry.get("email"), "email_verified": entry.get("verified")}
+
+    def account(self, profile: dict[str, Any]) -> ProviderAccount:
+        return self._account(
+            issuer="",
+            subject=profile["id"],
+            email=profile["email"],
+            email_verified=profile["email_verified"],
+        )
+
+
+class Facebook(RowBackend, FacebookOAuth2[str]):
+    """Its addresses count as not verified: nothing in the answer says that they are."""
+
+    RESPONSE_TYPE = "code"  # type: ignore[assignment]
+    DEFAULT_SCOPE = ["email"]
+    ACCESS_TOKEN_METHOD = "POST"  # noqa: S105
+
+    @sensitive_variables()
+    def auth_complete(self, *args: Any, **kwargs: Any) -> Any:
+        # Facebook's own sends no verifier, and the secret in a URL.
+        return BaseOAuth2.auth_complete(self, *args, **kwargs)
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        if name == "PROFILE_EXTRA_PARAMS":
+            return {"fields": "id,email"}
+        return super().setting(name, default)
+
+
+class Discord(RowBackend, DiscordOAuth2[str]):
+    USERINFO_URL = "https://discord.com/api/users/@me"
+    DEFAULT_SCOPE = ["identify", "email"]
+    SCOPE_SEPARATOR = " "
+
+    @sensitive_variables()
+    def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        return self.get_json(self.USERINFO_URL, headers={"Authorization": f"Bearer {access_token}"})
+
+    def account(self, profile: dict[str, Any]) -> ProviderAccount:
+        return self._account(
+            issuer="",
+            subject=profile.get("id"),
+            email=profile.get("email"),
+            email_verified=profile.get("verified"),
+        )
+
+
+class PlainOAuth2(RowBackend):
+    """Any OAuth 2.0 server by its three URLs and the names of its fields; a dot leads into an object."""
+
+    def authorization_url(self) -> str:
+        return self.provider.authorization_url
+
+    def access_token_url(self) -> str:
+        return self.provider.token_url
+
+    @property
+    def further_urls(self) -> list[str]:
+        return [self.provider.userinfo_url]
+
+    def use_basic_auth(self) -> bool:
+        is_basic = self.provider.client_authentication == OAuthProvider.ClientAuthentication.BASIC
+        return is_basic and bool(self.provider.sealed_secret)
+
+    @sensitive_variables()
+    def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        return self.get_json(self.provider.userinfo_url, headers={"Authorization": f"Bearer {access_token}"})
+
+    def account(self, profile: dict[str, Any]) -> ProviderAccount:
+        return self._account(
+            issuer="",
+            subject=_field(profile, self.provider.id_field),
+            email=_field(profile, self.provider.email_field),
+            email_verified=_field(profile, self.provider.email_verified_field),
+        )
+
+
+BACKENDS: Mapping[str, type[RowBackend]] = {
+    OAuthProvider.Kind.OIDC: OpenIDConnect,
+    OAuthProvider.Kind.GITHUB: GitHub,
+    OAuthProvider.Kind.GOOGLE: Google,
+    OAuthProvider.Kind.FACEBOOK: Facebook,
+    OAuthProvider.Kind.MICROSOFT: Microsoft,
+    OAuthProvider.Kind.GITLAB: GitLab,
+    OAuthProvider.Kind.APPLE: Apple,
+    OAuthProvider.Kind.DISCORD: Discord,
+    OAuthProvider.Kind.LINKEDIN: LinkedIn,
+    OAuthProvider.Kind.SLACK: Slack,
+    OAuthProvider.Kind.OAUTH2: PlainOAuth2,
+}
+
+
+def callback_url(provider: OAuthProvider) -> str:
+    """Return the redirect URI to register: from PUBLIC_URL, never from a request."""
+    path = reverse("platform_auth:oauth-callback", args=[provider.key])
+    return f"{redirects.origin_of(redirects.public_url())}{path}"
+
+
+def config_of(provider: OAuthProvider) -> str:
+    """Return a digest of what decides whom a row talks to, so that a code never goes to another server."""
+    facts = (
+        provider.kind,
+        provider.client_id,
+        provider.issuer,
+        provider.tenant,
+        provider.authorization_url,
+        provider.token_url,
+        provider.userinfo_url,
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def usable_address(email: object) -> str:
+    """Return an address that an account may have, or "": ASCII only, since look-alikes are another's address."""
+    if not isinstance(email, str) or len(email) > 254 or not email.isascii():
+        return ""
+    try:
+        validate_email(email)
+    except ValidationError:
+        return ""
+    return email
+
+
+def reason_of(error: SocialAuthBaseException) -> str:
+    """Say what went wrong in words of our own: what a provider wrote is neither logged nor shown."""
+    if error.code == "connection_failed" and error.detail:
+        return str(error.detail)
+    claim = getattr(error, "claim", None)
+    return f"{error.code} ({claim})" if claim else str(error.code)
+
+
+def at_hash(access_token: str, algorithm: str) -> str:
+    """Return what `at_hash` must be (OpenID Connect Core, 3.1.3.6); for Ed25519 by SHA-512, its own hash."""
+    digest = (hashlib.sha512 if algorithm == "EdDSA" else hashlib.sha256)(access_token.encode()).digest()
+    return base64.urlsafe_b64encode(digest[: len(digest) // 2]).decode().rstrip("=")
+
+
+_SIGNATURE_ONLY: Any = {
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+
+
+def _usable(keys: list[dict[str, Any]], algorithm: str, kid: object) -> list[Any]:
+    """Return the public keys of a set that may verify a signature of this algorithm."""
+    kty, curve = ALGORITHMS[algorithm]
+    usable = []
+    for key in keys[:_MAX_KEYS]:
+        if kid is not None and key.get("kid") != kid:
+            continue
+        if key.get("kty") != kty or (curve and key.get("crv") != curve) or key.get("use", "sig") != "sig":
+            continue
+        if key.get("alg", algorithm) != algorithm:
+            continue
+        try:
+            public = jwt.PyJWK({k: v for k, v in key.items() if k != "d"}, algorithm=algorithm).key
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+            continue
+        if getattr(public, "key_size", _MIN_RSA_BITS) < _MIN_RSA_BITS and kty == "RSA":
+            continue
+        usable.append(public)
+    return usable
+
+
+def usable_keys(keys: list[dict[str, Any]]) -> int:
+    """Return how many keys of a set can verify anything that is taken."""
+    return sum(len(_usable([key], algorithm, None)[:1]) for key in keys for algorithm in ALGORITHMS)
+
+
+def _is_oauth_error(response: requests.Response) -> bool:
+    if response.status_code == 429 or response.status_code >= 500:
+        return False
+    try:
+        document = response.json()
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and bool(document.get("error"))
+
+
+def _is_for(client_id: str, audience: object) -> bool:
+    return audience == client_id or (isinstance(audience, list) and client_id in audience)
+
+
+def _field(profile: Mapping[str, Any], path: str) -> Any:
+    value: Any = profile
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+class _Cache:
+    """What was fetched for a row, by its id, so that rows share nothing; fetched anew where the row has changed.
+
+    By the time of the change and by what it decides: an update by a queryset leaves the time as it is.
+    """
+
+    REFETCH_AFTER = 5
+    """Seconds for which what was just fetched is not fetched again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, tuple[Any, float, Any]] = {}
+
+    def get(self, provider: OAuthProvider, fetch: Any) -> Any:
+        row = (provider.updated_at, config_of(provider))
+        kept = self._kept.get(provider.pk)
+        if kept and kept[0] == row and 0 <= time.time() - kept[1] < CACHED_FOR:
+            return kept[2]
+        value = fetch()
+        self._kept[provider.pk] = (row, time.time(), value)
+        return value
+
+    def drop(self, provider: OAuthProvider) -> bool:
+        """Forget a row's value unless it was fetched just now. Returns whether it was forgotten."""
+        kept = self._kept.get(provider.pk)
+        if kept and 0 <= time.time() - kept[1] < self.REFETCH_AFTER:
+            return False
+        self._kept.pop(provider.pk, None)
+        return True
+
+
+_documents = _Cache()
+_keys = _Cache()

@@ -1,0 +1,280 @@
+"""Whose account a provider account is: a known identity's, one with the same proven address, or a new one.
+
+An identity is found by provider row, issuer and subject, never by what a person can change (ASVS 6.8.1, 10.5.2). An
+address opens an existing account only where the row says so and the provider says, with a boolean, that the address
+is verified; and since whoever registered an address first need not be its owner, what an unproven account had before
+(password, sessions, identities) goes when the owner of the address arrives. That proves it, once and for all providers,
+for as long as the account keeps the address.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
+from django.db import DataError, IntegrityError, router, transaction
+from django.db.models import F
+from django.db.models.functions import Lower
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from .. import backends, caller, db, errors, events, sessions, signals
+from ..conf import conf
+from ..mail import messages
+from ..models import AuthEvent, OAuthIdentity, OAuthProvider, RefreshSession
+from .backends import ProviderAccount
+
+
+class Explained:
+    """What a refusal has whose `reason` is for the event and not for the client."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+class Unclaimed(Explained, errors.InvalidProvider):
+    """No account that this provider account may open."""
+
+
+@db.retried
+def identify(provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest) -> OAuthIdentity:
+    """Return the identity of a provider account, linked or created where the row allows it.
+
+    Raises Unclaimed, or InvalidCredentials for an account that is not active.
+    """
+    _check_domain(provider, account)
+    for is_last in (False, True):
+        identity = _find(provider, account)
+        if identity is not None:
+            return _use(identity, account)
+        try:
+            linked = _link_by_email(provider, account, request=request)
+            return linked or _create(provider, account, request=request)
+        except IntegrityError:
+            # Somebody was first: with the same provider account, which is found now, or with the address.
+            continue
+        except Unclaimed:
+            if is_last:
+                raise
+    raise Unclaimed("address or username taken")
+
+
+@db.retried
+def link(
+    provider: OAuthProvider, account: ProviderAccount, *, session_id: str, request: HttpRequest
+) -> OAuthIdentity:
+    """Link a provider account to the user of a session that is still live.
+
+    Raises InvalidCredentials (the session is over), Unclaimed (it is somebody else's, or could never log in).
+    """
+    _check_domain(provider, account)
+    session = (
+        RefreshSession.objects.with_user().live(now=timezone.now()).filter(pk=uuid.UUID(session_id)).first()
+    )
+    if session is None or not session.user.is_active:
+        raise errors.InvalidCredentials
+    try:
+        with transaction.atomic(using=router.db_for_write(OAuthIdentity)):
+            # Holds the session's row: a revocation that comes first is seen, one that comes later waits.
+            if not RefreshSession.objects.filter(pk=session.pk).update(mode=F("mode")):
+                raise errors.InvalidCredentials
+            identity = _find(provider, account)
+            if identity is not None and identity.user_id != session.user_id:
+                raise Unclaimed("linked to another account")
+            if identity is not None:
+                return identity
+            identity = _new(provider, account, user=session.user)
+            identity.save(force_insert=True)
+            _record_link(identity, request=request, session_id=session.pk)
+    except IntegrityError:
+        raise Unclaimed("linked to another account") from None
+    _tell_link(identity, request=request)
+    return identity
+
+
+def of(user: Any) -> list[OAuthIdentity]:
+    """Return the provider accounts that are linked to a user, oldest first."""
+    return list(OAuthIdentity.objects.filter(user_id=user.pk).select_related("provider"))
+
+
+@db.retried
+def unlink(user: Any, identity_id: str, *, request: HttpRequest) -> None:
+    """Unlink one identity of a user. Raises RouteNotFound (not theirs), InvalidPayload (the last way in)."""
+    if not identity_id.isascii() or not identity_id.isdigit() or len(identity_id) > 18:
+        raise errors.RouteNotFound
+    with transaction.atomic(using=router.db_for_write(OAuthIdentity)):
+        db.lock(user)
+        identities = {identity.pk: identity for identity in of(user)}
+        identity = identities.pop(int(identity_id), None)
+        if identity is None:
+            raise errors.RouteNotFound
+        has_password = conf.PASSWORD_LOGIN and user.has_usable_password()
+        if not has_password and not any(other.provider.enabled for other in identities.values()):
+            raise errors.InvalidPayload(
+                _("This is the last way into the account: set a password or link another first.")
+            )
+        identity.delete()
+        events.record(
+            AuthEvent.Kind.IDENTITY_UNLINKED,
+            user=user,
+            who=caller.of(request),
+            provider=identity.provider.key,
+        )
+
+
+def _find(provider: OAuthProvider, account: ProviderAccount) -> OAuthIdentity | None:
+    digest = OAuthIdentity.digest(account.issuer, account.subject)
+    rows = OAuthIdentity.objects.filter(provider=provider, subject_digest=digest)
+    return rows.select_related("user__platform_auth_factor").first()
+
+
+def _use(identity: OAuthIdentity, account: ProviderAccount) -> OAuthIdentity:
+    changes = {"last_used_at": timezone.now(), **({"email": account.email} if account.email else {})}
+    OAuthIdentity.objects.filter(pk=identity.pk).update(**changes)
+    return identity
+
+
+def _new(provider: OAuthProvider, account: ProviderAccount, *, user: Any) -> OAuthIdentity:
+    return OAuthIdentity(
+        user=user,
+        provider=provider,
+        issuer=account.issuer,
+        subject=account.subject,
+        email=account.email,
+        last_used_at=timezone.now(),
+    )
+
+
+def _check_domain(provider: OAuthProvider, account: ProviderAccount) -> None:
+    """Refuse an address outside the allowed domains; one that nobody verified says nothing about its domain."""
+    allowed = {
+        domain.lower().removeprefix("@") for domain in provider.allowed_domains.replace(",", " ").split()
+    }
+    if not allowed:
+        return
+    if not account.email_verified:
+        raise Unclaimed("allowed domains: no verified address")
+    if account.email.rpartition("@")[2].lower() not in allowed:
+        raise Unclaimed("allowed domains: another domain")
+
+
+def _link_by_email(
+    provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest
+) -> OAuthIdentity | None:
+    """Link to the account with the same address where the row allows it; None where no account has it."""
+    if not account.email:
+        raise Unclaimed("no address")
+    if not _is_taken(account.email):
+        return None
+    user = backends.find_by_email(account.email)
+    if user is None:
+        raise Unclaimed("address not unique")
+    if provider.email_linking == OAuthProvider.EmailLinking.NEVER:
+        raise Unclaimed("address of an account, linking is off")
+    if not account.email_verified:
+        raise Unclaimed("address of an account, not verified")
+    with transaction.atomic(using=router.db_for_write(OAuthIdentity)):
+        if not db.lock(user, active=True):
+            raise errors.InvalidCredentials
+        if not db.lock(user, unchanged=(user.get_email_field_name(),)):
+            raise Unclaimed("address of the account changed meanwhile")
+        is_claimed = _must_be_emptied(user, provider, account)
+        if is_claimed:
+            _empty(user)
+            events.record(
+                AuthEvent.Kind.SESSION_REVOKED,
+                user=user,
+                who=caller.of(request),
+                reason="linked by e-mail",
+            )
+        identity = _new(provider, account, user=user)
+        identity.verified_email = account.email
+        identity.save(force_insert=True)
+        _record_link(identity, request=request)
+    _tell_link(identity, request=request, notice="account_claimed" if is_claimed else "identity_linked")
+    return identity
+
+
+def _is_proven_by(provider: OAuthProvider, account: ProviderAccount) -> bool:
+    """Return whether a provider has verified the address, and the admin takes its word for addresses."""
+    is_trusted = provider.email_linking != OAuthProvider.EmailLinking.NEVER
+    return is_trusted and account.email_verified
+
+
+def _must_be_emptied(user: Any, provider: OAuthProvider, account: ProviderAccount) -> bool:
+    """Return whether whoever opened an account need not be the owner of its address, who is here now."""
+    identities = list(OAuthIdentity.objects.filter(user_id=user.pk))
+    if any(identity.founded_on_unverified_email for identity in identities):
+        return True
+    is_proven = any(identity.verified_email.lower() == account.email.lower() for identity in identities)
+    return provider.email_linking == OAuthProvider.EmailLinking.UNPROVEN and not is_proven
+
+
+def _empty(user: Any) -> None:
+    """Take away every key that whoever opened an account on somebody else's address may have kept.
+
+    The second factor stays: it opens nothing, and whoever took over an address must not get past it.
+    """
+    user.set_unusable_password()
+    db.lock(user, password=user.password)
+    OAuthIdentity.objects.filter(user_id=user.pk).delete()
+    sessions.revoke_all(user)
+
+
+def _create(provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest) -> OAuthIdentity:
+    """Create a user with an unusable password, the row's groups and nothing else."""
+    if not provider.may_create_users:
+        raise Unclaimed("no account, creation is off")
+    user_model: Any = get_user_model()
+    email_field = user_model.get_email_field_name()
+    user = user_model()
+    for name in {email_field, user_model.USERNAME_FIELD}:
+        if len(account.email) > (user_model._meta.get_field(name).max_length or 254):
+            raise Unclaimed(f"address too long for the {name} of a user")
+        setattr(user, name, account.email)
+    user.set_unusable_password()
+    try:
+        with transaction.atomic(using=router.db_for_write(OAuthIdentity)):
+            user.save(force_insert=True)
+            if hasattr(user, "groups"):
+                user.groups.set(provider.groups.all())
+            identity = _new(provider, account, user=user)
+            identity.verified_email = account.email if _is_proven_by(provider, account) else ""
+            identity.founded_on_unverified_email = not identity.verified_email
+            identity.save(force_insert=True)
+            events.record(
+                AuthEvent.Kind.USER_CREATED, user=user, who=caller.of(request), provider=provider.key
+            )
+            _record_link(identity, request=request)
+    except (DataError, ValidationError) as error:
+        raise Unclaimed(f"the user model does not take it: {type(error).__name__}") from error
+    events.announce(signals.identity_linked, user=user, request=request, identity=identity)
+    return identity
+
+
+def _is_taken(email: str) -> bool:
+    """Return whether any account has this address, by the database's own idea of case."""
+    user_model = get_user_model()
+    rows: Any = user_model._default_manager.alias(
+        platform_auth_email=Lower(user_model.get_email_field_name())
+    )
+    return bool(rows.filter(platform_auth_email=email.lower()).exists())
+
+
+def _record_link(identity: OAuthIdentity, *, request: HttpRequest, session_id: object = None) -> None:
+    events.record(
+        AuthEvent.Kind.IDENTITY_LINKED,
+        user=identity.user,
+        who=caller.of(request),
+        provider=identity.provider.key,
+        session_id=session_id,
+    )
+
+
+def _tell_link(identity: OAuthIdentity, *, request: HttpRequest, notice: str = "identity_linked") -> None:
+    messages.send_notice(identity.user, notice, who=caller.of(request), provider=identity.provider.label)
+    events.announce(signals.identity_linked, user=identity.user, request=request, identity=identity)

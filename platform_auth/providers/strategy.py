@@ -1,0 +1,96 @@
+"""How a row of the admin drives python-social-auth: its settings, its storage, its session.
+
+No setting of the host's is read (the stock strategy reads `SOCIAL_AUTH_*` and plain settings), nothing is stored, and
+the session is a dict that lives as long as the request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.views.decorators.debug import sensitive_variables
+from social_core.backends.open_id_connect import OpenIdConnectAssociation
+from social_core.storage import AssociationMixin, BaseStorage, NonceMixin
+from social_core.strategy import BaseStrategy
+
+from ..models import OAuthProvider
+from . import flow_state, outbound
+
+
+class _States(NonceMixin):
+    """The start is left to the cookie; the callback has claimed the state before python-social-auth asks."""
+
+    @classmethod
+    def use(cls, server_url: str, timestamp: Any, salt: str) -> bool:
+        return True
+
+    @classmethod
+    def consume(cls, server_url: str, timestamp: int, salt: str) -> bool:
+        return True
+
+
+class _Nonces(AssociationMixin):
+    """A nonce lives in the flow it belongs to, where `validate_claims` compares it; no row is written for one."""
+
+    @classmethod
+    def store(cls, server_url: str, association: Any) -> None:
+        return None
+
+
+class _Storage(BaseStorage):
+    nonce = _States
+    association = _Nonces
+
+
+class RowStrategy(BaseStrategy[str]):
+    """One flow of one provider row. A "response" is the URL to send the browser to."""
+
+    def __init__(self, provider: OAuthProvider, *, data: dict[str, str], session: dict[str, Any]) -> None:
+        super().__init__(_Storage)
+        self.provider = provider
+        self.data = data
+        self.session = session
+        self.budget = outbound.Budget()
+
+    @sensitive_variables()
+    def setting(self, name: str, default: Any = None, backend: Any = None) -> Any:
+        match name:
+            case "KEY":
+                return self.provider.client_id
+            case "SECRET":
+                return self.provider.client_secret
+            case "SCOPE":
+                return self.provider.scopes.split()
+            case "STATE_LIFETIME":
+                return flow_state.FLOW_LIFETIME
+            case "USE_PKCE":
+                return True
+            case _:
+                return default
+
+    def redirect(self, url: str) -> str:
+        return url
+
+    def get_request_data(self, merge: bool = True) -> dict[str, Any]:
+        return self.data
+
+    def session_get(self, name: str, default: Any = None) -> Any:
+        return self.session.get(name, default)
+
+    def session_set(self, name: str, value: Any) -> None:
+        self.session[name] = value
+
+    def session_pop(self, name: str) -> Any:
+        return self.session.pop(name, None)
+
+    def build_absolute_uri(self, path: str | None = None) -> str:
+        return path or ""
+
+
+class KeptNonce(OpenIdConnectAssociation):
+    """The nonce of a flow, in the shape in which python-social-auth looks it up."""
+
+    id = None
+
+    def __init__(self, transaction: dict[str, Any]) -> None:
+        super().__init__(transaction["oidc_nonce"], assoc_type=transaction["state"])

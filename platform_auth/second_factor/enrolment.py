@@ -1,0 +1,279 @@
+"""The second factor of a signed-in user: set up, confirm, remove; recovery codes.
+
+A secret counts only once a code of it was shown, so nobody locks themselves out with a QR code that they
+never scanned. What changes a factor locks the user's row first, as `sessions.open` does: a log-in that
+verified no factor while one was being enabled either sees it or finds its session ended.
+"""
+
+from __future__ import annotations
+
+import hmac
+from datetime import timedelta
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import IntegrityError, router, transaction
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.debug import sensitive_variables
+
+from .. import caller, db, errors, events, limits, login, sealing, sessions, signals
+from ..conf import conf
+from ..mail import messages
+from ..models import AuthEvent, PendingFactor, RecoveryCode, RefreshSession, TOTPFactor
+from . import totp, verification
+
+PENDING_FOR = timedelta(minutes=10)
+"""How long a secret waits for its first code."""
+
+
+class Status(NamedTuple):
+    """Where a user stands: is there a factor, must there be one, how many recovery codes are left."""
+
+    enabled: bool
+    required: bool
+    recovery_codes_left: int
+
+
+class Enrolment(NamedTuple):
+    """A new secret for an authenticator app: base32, otpauth:// URL, <svg> element. Shown this once."""
+
+    secret: str
+    otpauth_url: str
+    qr_svg: str
+
+    def __repr__(self) -> str:
+        return "<Enrolment>"
+
+
+def status(user: Any) -> Status:
+    """Return where a user stands."""
+    return Status(
+        verification.is_enrolled(user),
+        verification.is_required_for(user),
+        verification.recovery_codes_left(user),
+    )
+
+
+@sensitive_variables()
+def generate(session: RefreshSession, *, password: str | None = None, request: HttpRequest) -> Enrolment:
+    """Give a session a secret to confirm within ten minutes; the one before is dead. Nothing is on yet.
+
+    Raises what `login.confirm` does, and InvalidPayload if a factor is on.
+    """
+    user = session.user
+    login.confirm(request, session, password=password)
+    _refuse_if_enrolled(user)
+    secret = totp.new_secret()
+    _keep_pending(session, secret)
+    url = totp.provisioning_url(secret, issuer=_issuer(), account=_account(user))
+    return Enrolment(secret, url, totp.qr_svg(url))
+
+
+@sensitive_variables()
+def enable(
+    session: RefreshSession, *, secret: str, otp: str, request: HttpRequest, with_recovery_codes: bool = True
+) -> list[str]:
+    """Turn on the secret that `generate` gave to this session; return the recovery codes, this once.
+
+    Every other session of the user ends. Raises InvalidPayload (another secret, too late, a factor is on
+    already), InvalidOTP, RequestsExceeded, InvalidToken (the session ended meanwhile).
+    """
+    user = session.user
+    who = caller.of(request)
+    _refuse_if_enrolled(user)
+    pending = PendingFactor.objects.filter(
+        session_id=session.id, user=user, expires_at__gt=timezone.now()
+    ).first()
+    if pending is None or not _is_waiting(pending, secret):
+        raise errors.InvalidPayload(
+            _("Ask for a new secret: this one is not, or no longer, waiting."), field="secret"
+        )
+    step = verification.verify_enrolment(user, secret, otp, who=who)
+    raw_codes = verification.new_recovery_codes() if with_recovery_codes else []
+    _turn_on(session, pending=pending, secret=secret, step=step, raw_codes=raw_codes, who=who)
+    events.announce(signals.factor_enabled, user=user, request=request, who=who)
+    messages.send_notice(user, "factor_enabled", who=who)
+    return raw_codes
+
+
+@sensitive_variables()
+def disable(session: RefreshSession, *, otp: str, request: HttpRequest) -> None:
+    """Remove the factor and its recovery codes, shown a one-time password or a recovery code.
+
+    Raises InvalidPayload (there is no factor), InvalidOTP, RequestsExceeded.
+    """
+    user = session.user
+    who = caller.of(request)
+    _require_enrolled(user)
+    with verification.given_back_on_failure(verification.verify(user, otp, who=who)):
+        if not _turn_off(user, who=who, reason="user", session_id=session.id):
+            raise _not_enrolled()
+    events.announce(signals.factor_disabled, user=user, request=request, who=who, by="user")
+    messages.send_notice(user, "factor_disabled", who=who)
+
+
+@sensitive_variables()
+def renew_recovery_codes(
+    session: RefreshSession, *, password: str | None = None, otp: str, request: HttpRequest
+) -> list[str]:
+    """Return ten new recovery codes, this once; the old ones are dead.
+
+    Raises what `login.confirm` does, InvalidPayload (there is no factor), InvalidOTP, RequestsExceeded.
+    """
+    user = session.user
+    who = caller.of(request)
+    login.confirm(request, session, password=password)
+    _require_enrolled(user)
+    raw_codes = verification.new_recovery_codes()
+    with verification.given_back_on_failure(verification.verify(user, otp, who=who)):
+        _replace_codes(session, raw_codes=raw_codes, who=who)
+    messages.send_notice(user, "recovery_codes_renewed", who=who)
+    return raw_codes
+
+
+def reset_by_admin(user: Any, *, request: HttpRequest | None = None) -> bool:
+    """Remove a user's factor and recovery codes on an admin's word; return whether there was one."""
+    who = caller.of(request)
+    admin = getattr(request, "user", None)
+    reason = f"admin {admin.pk}" if admin is not None and admin.pk is not None else "admin"
+    if not _turn_off(user, who=who, reason=reason):
+        return False
+    events.announce(signals.factor_disabled, user=user, request=request, who=who, by="admin")
+    # The language of the request is the admin's.
+    messages.send_notice(user, "factor_disabled", language=settings.LANGUAGE_CODE)
+    return True
+
+
+@sensitive_variables()
+@db.retried
+def _keep_pending(session: RefreshSession, secret: str) -> None:
+    """Write the session's pending secret over the one before."""
+    now = timezone.now()
+    pending = PendingFactor(
+        session_id=session.id, user=session.user, created_at=now, expires_at=now + PENDING_FOR
+    )
+    pending.set_secret(secret)
+    rows = PendingFactor.objects.filter(session_id=session.id)
+    changes = {
+        "user": session.user,
+        "sealed_secret": pending.sealed_secret,
+        "created_at": now,
+        "expires_at": pending.expires_at,
+    }
+    if rows.update(**changes):
+        return
+    try:
+        with transaction.atomic(using=router.db_for_write(PendingFactor)):
+            pending.save(force_insert=True)
+    except IntegrityError:
+        # The same session asked twice at the same moment: the later answer holds.
+        rows.update(**changes)
+
+
+@sensitive_variables()
+def _is_waiting(pending: PendingFactor, secret: str) -> bool:
+    try:
+        return hmac.compare_digest(pending.secret.encode(), secret.encode())
+    except sealing.SealBroken:
+        # Its key left the settings within ten minutes. Unlike that of a factor, it is easily had anew.
+        return False
+
+
+@sensitive_variables()
+@db.retried
+def _turn_on(
+    session: RefreshSession,
+    *,
+    pending: PendingFactor,
+    secret: str,
+    step: int,
+    raw_codes: list[str],
+    who: caller.Caller,
+) -> None:
+    user = session.user
+    # The code that confirms it is spent: it does not log anybody in.
+    factor = TOTPFactor(user=user, name=_("Authenticator app"), last_step=step, last_used_at=timezone.now())
+    factor.set_secret(secret)
+    methods = [*session.methods, *([] if "otp" in session.methods else ["otp"])]
+    try:
+        with transaction.atomic(using=router.db_for_write(TOTPFactor)):
+            if not db.lock(user):
+                raise errors.InvalidToken(challenge=True)
+            # Spent by its row count, so that one secret is not turned on twice, nor one that another has replaced.
+            confirmed = PendingFactor.objects.filter(pk=pending.pk, sealed_secret=pending.sealed_secret)
+            if not confirmed.delete()[0]:
+                raise errors.InvalidPayload(_("Ask for a new secret: this one is used."), field="secret")
+            kept = RefreshSession.objects.filter(pk=session.pk)
+            if not kept.update(tfa_required=False, amr=" ".join(methods)):
+                raise errors.InvalidToken(challenge=True)
+            TOTPFactor.objects.filter(user=user, confirmed=False).delete()
+            factor.save(force_insert=True)
+            verification.replace_recovery_codes(user, raw_codes)
+            sessions.revoke_all(user, keep=session)
+            events.record(AuthEvent.Kind.FACTOR_ENABLED, user=user, who=who, session_id=session.id)
+    except IntegrityError:
+        raise _enrolled() from None
+    session.tfa_required, session.amr = False, " ".join(methods)
+
+
+@db.retried
+def _turn_off(user: Any, *, who: caller.Caller, reason: str, session_id: object = None) -> bool:
+    """Delete the factor with all that belongs to it and record why, all or nothing; False where there was none."""
+    with transaction.atomic(using=router.db_for_write(TOTPFactor)):
+        db.lock(user)
+        if not TOTPFactor.objects.filter(user=user).delete()[0]:
+            return False
+        RecoveryCode.objects.filter(user=user).delete()
+        PendingFactor.objects.filter(user=user).delete()
+        limits.clear_otp(user)
+        if verification.is_required_for(user):
+            bound = RefreshSession.objects.filter(user=user, factor_satisfied=False)
+            if conf.OAUTH_SATISFIES_MFA:
+                bound = bound.filter(provider="")
+            bound.update(tfa_required=True)
+        events.record(
+            AuthEvent.Kind.FACTOR_DISABLED, user=user, who=who, reason=reason, session_id=session_id
+        )
+    return True
+
+
+@sensitive_variables()
+@db.retried
+def _replace_codes(session: RefreshSession, *, raw_codes: list[str], who: caller.Caller) -> None:
+    user = session.user
+    with transaction.atomic(using=router.db_for_write(RecoveryCode)):
+        db.lock(user)
+        # Not if the factor was removed meanwhile: codes without a factor would come back with the next one.
+        _require_enrolled(user)
+        verification.replace_recovery_codes(user, raw_codes)
+        events.record(AuthEvent.Kind.RECOVERY_CODES_RENEWED, user=user, who=who, session_id=session.id)
+
+
+def _refuse_if_enrolled(user: Any) -> None:
+    if verification.is_enrolled(user):
+        raise _enrolled()
+
+
+def _require_enrolled(user: Any) -> None:
+    if not verification.is_enrolled(user):
+        raise _not_enrolled()
+
+
+def _enrolled() -> errors.InvalidPayload:
+    return errors.InvalidPayload(_("A second factor is already enabled."))
+
+
+def _not_enrolled() -> errors.InvalidPayload:
+    return errors.InvalidPayload(_("No second factor is enabled."))
+
+
+def _issuer() -> str:
+    """Return what the app calls this site: its host."""
+    return urlsplit(conf.PUBLIC_URL or "").hostname or conf.ISSUER
+
+
+def _account(user: Any) -> str:
+    return str(getattr(user, user.get_email_field_name(), "") or user.get_username())

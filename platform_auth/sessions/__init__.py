@@ -1,0 +1,402 @@
+"""Sessions: open at log-in, rotate at refresh, end at log-out, revoke when in doubt.
+
+One row a session, for ever. The database decides every race by the row count of one conditional statement.
+
+A spent refresh token that comes back was either lost on its way (then it comes soon, and gets the same successor
+again) or stolen (then whoever comes second reveals it, and the session is over for both; RFC 9700, 4.14.2).
+"""
+
+from __future__ import annotations
+
+import functools
+import hmac
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.signals import user_logged_in, user_logged_out
+from django.db import router, transaction
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.functional import SimpleLazyObject
+from django.utils.translation import gettext as _
+from django.views.decorators.debug import sensitive_variables
+
+from .. import caller, db, errors, events, limits, signals
+from ..conf import conf
+from ..models import AuthEvent, Mode, RefreshSession
+from ..second_factor import verification
+from . import access_tokens, refresh_tokens
+from .refresh_tokens import RefreshToken
+
+_ATTEMPTS = 3
+
+
+class Grant(NamedTuple):
+    """What a log-in or refresh gives: the only moment at which the tokens exist in clear.
+
+    `expires_in` is the access token's life in seconds; `mode` says how the tokens travel.
+    """
+
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    mode: Mode
+    session: RefreshSession
+
+    def __repr__(self) -> str:
+        return f"<Grant of session {self.session.pk}>"
+
+
+class _Changed(Exception):
+    """The user's row is no longer what was verified."""
+
+
+@sensitive_variables()
+def open(
+    user: Any,
+    *,
+    request: HttpRequest | None = None,
+    mode: str = Mode.JSON,
+    amr: Sequence[str] = ("pwd",),
+    provider: str = "",
+    factor_satisfied: bool = False,
+    confirm: Callable[[Any], bool] | None = None,
+    replacing: str | None = None,
+    spent: verification.Spent | None = None,
+) -> Grant:
+    """Open a session for a user who has shown who they are.
+
+    `amr`: how (RFC 8176), with "otp" where a second factor was given. `factor_satisfied`: a second factor that is not
+    ours was shown; no policy then asks this session for ours. `confirm`: tells whether a fresh copy of the
+    user still has the password that was verified. `replacing`: the refresh token of a session that this one takes the
+    place of, which ends. `spent`: the one-time password that was given, which is given back where the database fails.
+    Raises InvalidOTP if the user has a second factor and it was neither
+    given nor `factor_satisfied`; InvalidCredentials if the password changed, or the user was deactivated, meanwhile.
+    """
+    now = timezone.now()
+    who = caller.of(request)
+    token = refresh_tokens.mint(uuid.uuid4())
+    session = RefreshSession(
+        user=user,
+        key=token.key,
+        digest=token.digest,
+        mode=Mode(mode),
+        amr=" ".join(amr),
+        provider=provider,
+        # Not where the setting says it: that holds as long as the setting does.
+        factor_satisfied=factor_satisfied and not _provider_will_do(provider),
+        created_at=now,
+        rotated_at=now,
+        expires_at=_expiry(now, now),
+        ip_address=who.address,
+        user_agent=who.user_agent,
+    )
+    with verification.given_back_on_failure(spent):
+        _insert(session, satisfied=factor_satisfied or "otp" in amr, confirm=confirm, who=who)
+        if replacing is not None:
+            end(replacing, request=request, reason="replaced")
+    events.log_failures(
+        user_logged_in.send_robust(sender=user.__class__, request=request, user=user, session=session)
+    )
+    events.announce(
+        signals.logged_in, user=user, request=request, who=who, session=session, provider=provider
+    )
+    return _grant(session, token, mode=session.mode, now=now)
+
+
+@sensitive_variables()
+def rotate(
+    raw_token: str, *, mode: str | None = None, from_cookie: bool = False, request: HttpRequest | None = None
+) -> Grant:
+    """Spend a refresh token and return its successor; the same successor again within the grace period.
+
+    `mode`: where the answer travels; None keeps the session's for a cookie's token and is `json` for another. Raises
+    InvalidCredentials, UserSuspended, InvalidPayload (a mode that goes back), RequestsExceeded.
+    """
+    presented = refresh_tokens.parse(raw_token)
+    if presented is None:
+        raise errors.InvalidCredentials(session_over=from_cookie)
+    # Counted once a request, however often a race makes it try.
+    count = functools.cache(functools.partial(_take_refresh, request=request))
+    try:
+        return _rotate(presented, mode=mode, from_cookie=from_cookie, request=request, count=count)
+    except errors.PlatformAuthError as refusal:
+        # A cookie beside the body's token may belong to another session.
+        refusal.session_over &= from_cookie
+        raise
+
+
+@sensitive_variables()
+def end(raw_token: str, *, request: HttpRequest | None = None, reason: str = "") -> None:
+    """End the session that a refresh token belongs to, a spent one too. Unknown tokens are no error (RFC 7009, 2.2)."""
+    token = refresh_tokens.parse(raw_token)
+    if token is None:
+        return
+    who = caller.of(request)
+    session = _take(AuthEvent.Kind.LOGGED_OUT, who, reason, key=token.key)
+    if session is None:
+        return
+    # Looked up only if somebody listens.
+    user = SimpleLazyObject(lambda: session.user)
+    events.log_failures(
+        user_logged_out.send_robust(sender=get_user_model(), request=request, user=user, session=session)
+    )
+    events.announce(signals.logged_out, user=user, request=request, who=who, session=session)
+
+
+def revoke(session: RefreshSession, *, request: HttpRequest | None = None, reason: str = "") -> None:
+    """End a session: its refresh token and its access tokens are dead at once."""
+    _take(AuthEvent.Kind.SESSION_REVOKED, caller.of(request), reason, id=session.id)
+
+
+@db.retried
+def revoke_all(user: Any, keep: RefreshSession | None = None) -> int:
+    """End every session of a user, but `keep`; return how many."""
+    sessions = RefreshSession.objects.filter(user_id=user.pk)
+    if keep is not None:
+        sessions = sessions.exclude(pk=keep.pk)
+    count, _by_model = sessions.delete()
+    return count
+
+
+def revoke_own(user: Any, session_id: str, *, request: HttpRequest | None = None) -> None:
+    """End one session of a user by its id. Raises RouteNotFound if it is not theirs."""
+    try:
+        session = RefreshSession.objects.get(pk=uuid.UUID(session_id), user_id=user.pk)
+    except (ValueError, RefreshSession.DoesNotExist):
+        raise errors.RouteNotFound from None
+    revoke(session, request=request, reason="user")
+
+
+def revoke_others(session: RefreshSession, *, request: HttpRequest | None = None) -> None:
+    """End every session of a session's user but this one."""
+    if revoke_all(session.user, keep=session):
+        events.record(
+            AuthEvent.Kind.SESSION_REVOKED, user=session.user, who=caller.of(request), reason="others"
+        )
+
+
+def of(user: Any) -> list[RefreshSession]:
+    """Return a user's live sessions, the newest log-in first."""
+    return list(RefreshSession.objects.filter(user_id=user.pk).live(now=timezone.now()))
+
+
+def find_live(session_id: uuid.UUID) -> RefreshSession:
+    """Return the live session of an access token, joined with its active user. Raises InvalidToken. One statement."""
+    session = RefreshSession.objects.with_user().live(now=timezone.now()).filter(pk=session_id).first()
+    if session is None or not session.user.is_active:
+        raise errors.InvalidToken(challenge=True)
+    return session
+
+
+@db.retried
+def _insert(
+    session: RefreshSession, *, satisfied: bool, confirm: Callable[[Any], bool] | None, who: caller.Caller
+) -> None:
+    """Insert a session on the condition that what was verified still holds.
+
+    The conditional UPDATE locks the user's row, so a reset, change, deactivation or new factor that is committing
+    is either seen here or finds this session to end.
+    """
+    user = session.user
+    for _attempt in range(_ATTEMPTS):
+        try:
+            with transaction.atomic(using=router.db_for_write(RefreshSession)):
+                if not db.lock(user, unchanged=("password",), active=True):
+                    raise _Changed
+                if not satisfied and verification.is_enrolled(user):
+                    raise errors.InvalidOTP
+                # Under the lock: a factor that an admin has just removed satisfies no policy.
+                session.tfa_required = _tfa_required(session)
+                session.save(force_insert=True)
+                events.record(
+                    AuthEvent.Kind.LOGGED_IN,
+                    user=user,
+                    who=who,
+                    provider=session.provider,
+                    reason=session.amr,
+                    session_id=session.id,
+                )
+            return
+        except _Changed:
+            fresh = user.__class__._base_manager.filter(pk=user.pk).first()
+            if fresh is None or not fresh.is_active or confirm is None or not confirm(fresh):
+                break
+            user.password = fresh.password
+    raise errors.InvalidCredentials
+
+
+@sensitive_variables()
+@db.retried
+def _rotate(
+    presented: RefreshToken,
+    *,
+    mode: str | None,
+    from_cookie: bool,
+    request: HttpRequest | None,
+    count: Callable[[RefreshSession], None],
+) -> Grant:
+    now = timezone.now()
+    for _attempt in range(_ATTEMPTS):
+        session = RefreshSession.objects.with_user().filter(key=presented.key).first()
+        # By the setting of today too: a SESSION_MAX_AGE that was lowered ends what is older.
+        if session is None or not session.is_live(now=now) or _expiry(session.created_at, now) <= now:
+            raise errors.InvalidCredentials(session_over=True)
+        if not session.user.is_active:
+            revoke_all(session.user)
+            events.record(
+                AuthEvent.Kind.SESSION_REVOKED,
+                user=session.user,
+                who=caller.of(request),
+                reason="user suspended",
+                session_id=session.id,
+            )
+            raise errors.UserSuspended
+        if hmac.compare_digest(presented.digest, session.digest):
+            travels = _next_mode(session, mode, from_cookie=from_cookie)
+            count(session)
+            grant = _advance(session, presented, mode=travels, request=request, now=now)
+            if grant is None:
+                continue
+            events.announce(signals.refreshed, user=session.user, request=request, session=session)
+            return grant
+        return _answer_spent(
+            session, presented, mode=mode, from_cookie=from_cookie, request=request, count=count, now=now
+        )
+    raise errors.ServiceUnavailable
+
+
+@sensitive_variables()
+def _advance(
+    session: RefreshSession,
+    presented: RefreshToken,
+    *,
+    mode: Mode,
+    request: HttpRequest | None,
+    now: datetime,
+) -> Grant | None:
+    """Rotate by one conditional UPDATE; None where somebody was first, or a factor was turned on or off meanwhile.
+
+    Everything that can fail, such as signing, comes before it: a refresh that fails consumes nothing.
+    """
+    who = caller.of(request)
+    salt = refresh_tokens.new_salt()
+    successor = presented.successor(salt)
+    changes: dict[str, Any] = {
+        "digest": successor.digest,
+        "salt": salt,
+        "rotated_at": now,
+        "expires_at": _expiry(session.created_at, now),
+        "mode": mode if mode.rank > Mode(session.mode).rank else session.mode,
+        "tfa_required": _tfa_required(session),
+        "ip_address": who.address,
+        "user_agent": who.user_agent,
+    }
+    as_read = {name: getattr(session, name) for name in ("digest", "tfa_required", "amr")}
+    unspent = RefreshSession.objects.filter(pk=session.pk, **as_read)
+    for name, value in changes.items():
+        setattr(session, name, value)
+    grant = _grant(session, successor, mode=mode, now=now)
+    return grant if unspent.update(**changes) else None
+
+
+@sensitive_variables()
+def _answer_spent(
+    session: RefreshSession,
+    presented: RefreshToken,
+    *,
+    mode: str | None,
+    from_cookie: bool,
+    request: HttpRequest | None,
+    count: Callable[[RefreshSession], None],
+    now: datetime,
+) -> Grant:
+    """Answer a token that is not the current one: a lost answer, a tab in a queue, or a theft."""
+    who = caller.of(request)
+    age = now - session.rotated_at
+    facts: dict[str, Any] = {"user": session.user, "who": who, "session_id": session.id}
+    if abs(age) <= conf.REFRESH_GRACE_PERIOD:
+        successor = presented.successor(session.salt) if session.salt else None
+        if successor is not None and hmac.compare_digest(successor.digest, session.digest):
+            travels = _next_mode(session, mode, from_cookie=from_cookie)
+            count(session)
+            events.record(AuthEvent.Kind.REFRESH_REPLAYED, **facts)
+            return _grant(session, successor, mode=travels, now=now)
+        raise errors.InvalidCredentials
+    if age.total_seconds() < 0:
+        # The clock went back: nothing can be said about the token, so nobody is punished.
+        events.record(AuthEvent.Kind.REFRESH_REFUSED, reason="clock went back", **facts)
+        raise errors.InvalidCredentials
+    if _take(AuthEvent.Kind.REFRESH_REUSED, who, "", id=session.id) is not None:
+        events.announce(
+            signals.refresh_token_reused, user=session.user, request=request, who=who, session=session
+        )
+    raise errors.InvalidCredentials(session_over=True)
+
+
+@db.retried
+def _take(
+    kind: AuthEvent.Kind, who: caller.Caller, reason: str, **lookup: uuid.UUID
+) -> RefreshSession | None:
+    """Delete a session and record why, both or neither; None where somebody was first."""
+    with transaction.atomic(using=router.db_for_write(RefreshSession)):
+        session = RefreshSession.objects.all().take(**lookup)
+        if session is not None:
+            events.record(kind, user_id=session.user_id, who=who, reason=reason, session_id=session.id)
+    return session
+
+
+def _next_mode(session: RefreshSession, mode: str | None, *, from_cookie: bool) -> Mode:
+    """Return the mode of the answer. A session moves from json to cookie to session, never back."""
+    remembered = Mode(session.mode)
+    if mode is None:
+        # A cookie's token never becomes readable, whatever the session remembers.
+        chosen = max(remembered, Mode.COOKIE, key=lambda m: m.rank) if from_cookie else Mode.JSON
+    else:
+        chosen = Mode(mode)
+    if chosen.rank < remembered.rank:
+        raise errors.InvalidPayload(
+            _("This session has moved to mode %(mode)s and does not go back.") % {"mode": remembered.value},
+            field="mode",
+        )
+    return chosen
+
+
+def _take_refresh(session: RefreshSession, *, request: HttpRequest | None) -> None:
+    try:
+        limits.take_refresh(session.id)
+    except limits.Limited as limited:
+        if limited.is_first:
+            events.record(
+                AuthEvent.Kind.REFRESH_LIMITED,
+                user=session.user,
+                who=caller.of(request),
+                session_id=session.id,
+            )
+        raise
+
+
+def _tfa_required(session: RefreshSession) -> bool:
+    """Judge the policy, at log-in and at each refresh; statements only where a policy is set."""
+    if session.factor_satisfied or _provider_will_do(session.provider):
+        return False
+    return verification.is_required_for(session.user) and not verification.is_enrolled(session.user)
+
+
+def _provider_will_do(provider: str) -> bool:
+    return bool(provider) and conf.OAUTH_SATISFIES_MFA
+
+
+@sensitive_variables()
+def _grant(session: RefreshSession, token: RefreshToken, *, mode: str, now: datetime) -> Grant:
+    access_token, expires_in = access_tokens.issue(session, now=now)
+    return Grant(access_token, str(token), expires_in, Mode(mode), session)
+
+
+def _expiry(created_at: datetime, now: datetime) -> datetime:
+    """Return when a session ends that is refreshed now: it slides, but never past its absolute life."""
+    slides_to = now + conf.REFRESH_TOKEN_TTL
+    return slides_to if conf.SESSION_MAX_AGE is None else min(slides_to, created_at + conf.SESSION_MAX_AGE)

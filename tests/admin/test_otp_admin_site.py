@@ -1,0 +1,232 @@
+"""Django admin behind the second factor: django-otp's OTPAdminSite takes our device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.test import Client
+from django_otp import devices_for_user, match_token, user_has_device, verify_token
+from django_otp.forms import OTPAuthenticationForm
+from django_otp.models import Device
+
+from platform_auth.models import AuthEvent, RateCounter, TOTPFactor
+from tests.conftest import PASSWORD, Api, Authenticator, enrol, make_user
+
+pytestmark = [
+    pytest.mark.django_db,
+    pytest.mark.usefixtures("clock"),
+    pytest.mark.urls("tests.urls_otp_admin"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _otp_middleware(settings: Any) -> None:
+    after = settings.MIDDLEWARE.index("django.contrib.auth.middleware.AuthenticationMiddleware") + 1
+    settings.MIDDLEWARE = [
+        *settings.MIDDLEWARE[:after],
+        "django_otp.middleware.OTPMiddleware",
+        *settings.MIDDLEWARE[after:],
+    ]
+
+
+@pytest.fixture
+def staff(db: None) -> Any:
+    return make_user(is_staff=True, is_superuser=True)
+
+
+@pytest.fixture
+def app(staff: Any, clock: Any) -> Authenticator:
+    """The staff member's app; a new step has begun."""
+    api = Api()
+    api.login(staff.email)
+    made, _codes = enrol(api)
+    clock.shift(30)
+    return made
+
+
+def log_in(client: Client, staff: Any, otp: str, device: TOTPFactor | None = None) -> Any:
+    """Send the admin's log-in form; USERNAME_FIELD may be the e-mail address or not."""
+    device = device or TOTPFactor.objects.get(user=staff)
+    fields = {
+        "username": staff.get_username(),
+        "password": PASSWORD,
+        "otp_device": device.persistent_id,
+        "otp_token": otp,
+        "next": "/admin/",
+    }
+    return client.post("/admin/login/", fields)
+
+
+class TestOTPAdminSite:
+    """Row 125: /admin is a way in; this is how it obeys the factor."""
+
+    def test_password_and_code_open_it(self, client: Client, staff: Any, app: Authenticator) -> None:
+        response = log_in(client, staff, app.code())
+
+        assert response.status_code == 302, response.content.decode()
+        assert client.get("/admin/").status_code == 200
+
+    def test_the_password_alone_does_not(self, client: Client, staff: Any, app: Authenticator) -> None:
+        response = log_in(client, staff, "")
+
+        assert response.status_code == 200
+        assert client.get("/admin/").status_code == 302
+
+    def test_a_session_without_the_factor_is_not_enough(self, client: Client, staff: Any) -> None:
+        client.force_login(staff, "platform_auth.backends.EmailBackend")
+
+        assert client.get("/admin/").status_code == 302
+
+    def test_a_code_opens_it_once(self, client: Client, staff: Any, app: Authenticator) -> None:
+        log_in(client, staff, app.code())
+
+        assert log_in(Client(), staff, app.code()).status_code == 200
+
+    def test_a_code_that_the_api_has_seen_does_not_open_it(
+        self, client: Client, staff: Any, app: Authenticator
+    ) -> None:
+        Api().login(staff.email, otp=app.code())
+
+        assert log_in(client, staff, app.code()).status_code == 200
+
+    def test_the_factor_of_somebody_else_does_not_open_it(
+        self, client: Client, staff: Any, app: Authenticator
+    ) -> None:
+        other = make_user(is_staff=True, is_superuser=True)
+
+        response = log_in(client, other, app.code(), TOTPFactor.objects.get(user=staff))
+
+        assert response.status_code == 200
+        assert client.get("/admin/").status_code == 302
+
+    def test_guesses_are_counted_by_the_limit_of_one_time_passwords(
+        self, client: Client, staff: Any, app: Authenticator
+    ) -> None:
+        """Row 13: ten wrong codes by the form, then the right one is refused, here and in the API."""
+        for _ in range(11):
+            assert log_in(client, staff, app.wrong()).status_code == 200
+        failed = AuthEvent.objects.filter(kind=AuthEvent.Kind.FACTOR_FAILED)
+        assert set(failed.values_list("ip_address", flat=True)) == {"127.0.0.1"}
+
+        assert log_in(client, staff, app.code()).status_code == 200
+        response = Api().post("/auth/login", {"email": staff.email, "password": PASSWORD, "otp": app.code()})
+        assert response.status_code == 429
+        assert AuthEvent.objects.filter(kind="factor_failed").count() == 10
+        assert AuthEvent.objects.filter(kind="factor_limited").count() == 1
+
+    def test_a_success_gives_its_attempt_back(self, client: Client, staff: Any, app: Authenticator) -> None:
+        log_in(client, staff, app.wrong())
+        log_in(client, staff, app.code())
+
+        assert len(RateCounter.objects.get(key__contains=":otp:").times) == 1
+
+    def test_without_the_count_nobody_gets_in(
+        self, client: Client, staff: Any, app: Authenticator, monkeypatch: Any
+    ) -> None:
+        """Should `factors` not be loaded, the form is refused, not let through uncounted."""
+        monkeypatch.setattr(TOTPFactor, "guard", None)
+
+        assert log_in(client, staff, app.code()).status_code == 200
+
+    def test_losing_the_factor_closes_it(self, client: Client, staff: Any, app: Authenticator) -> None:
+        log_in(client, staff, app.code())
+        TOTPFactor.objects.all().delete()
+
+        assert client.get("/admin/").status_code == 302
+
+
+class TestOtherCallers:
+    """Row 13: what a host builds on django-otp itself is counted by the same limit, whatever it asks before."""
+
+    @pytest.fixture(autouse=True)
+    def _no_login_limits(self, configure: Any) -> None:
+        many = {"address": "100000/m", "account_and_address": "100000/m", "account": "100000/h"}
+        configure(LIMITS={"login": many})
+
+    def ask(self, how: str, staff: Any, otp: str) -> bool:
+        factor = TOTPFactor.objects.get(user=staff)
+        if how == "verify_token":
+            return verify_token(staff, factor.persistent_id, otp) is not None
+        if how == "match_token":
+            return match_token(staff, otp) is not None
+        return bool(factor.verify_token(otp))
+
+    @pytest.mark.parametrize("how", ["verify_token", "match_token", "the device"])
+    def test_guesses_are_counted(self, staff: Any, app: Authenticator, how: str) -> None:
+        for _ in range(12):
+            assert self.ask(how, staff, app.wrong()) is False
+
+        assert self.ask(how, staff, app.code()) is False
+        assert AuthEvent.objects.filter(kind="factor_failed").count() == 10
+        assert AuthEvent.objects.filter(kind="factor_limited").count() == 1
+        assert log_in_to_the_api(staff, app.code()) == 429
+
+    @pytest.mark.parametrize("how", ["verify_token", "match_token", "the device"])
+    def test_a_right_code_passes_once_and_costs_nothing(
+        self, staff: Any, app: Authenticator, how: str, clock: Any
+    ) -> None:
+        for _ in range(12):
+            assert self.ask(how, staff, app.code()) is True
+            clock.shift(30)
+
+        self.ask(how, staff, app.code())
+        assert self.ask(how, staff, app.code()) is False
+
+    def test_what_is_no_code_costs_nothing(self, staff: Any, app: Authenticator) -> None:
+        """Row 11: `match_token` shows every device what may be meant for another."""
+        for otp in ["0123-4567-89ab-cdef", "12345678", "１２３４５６"] * 5:
+            assert self.ask("match_token", staff, otp) is False
+
+        assert self.ask("match_token", staff, app.code()) is True
+
+    def test_the_question_whether_it_is_allowed_costs_nothing(self, staff: Any, app: Authenticator) -> None:
+        for _ in range(20):
+            assert TOTPFactor.objects.get().verify_is_allowed() == (True, None)
+
+        assert log_in_to_the_api(staff, app.code()) == 200
+
+    def test_its_answer_is_no_when_there_are_no_attempts_left(self, staff: Any, app: Authenticator) -> None:
+        for _ in range(10):
+            log_in_to_the_api(staff, app.wrong())
+
+        allowed, why = TOTPFactor.objects.get().verify_is_allowed()
+        assert not allowed
+        assert why == {"error_message": "Too many requests."}
+
+    def test_the_api_counts_once(self, staff: Any, app: Authenticator) -> None:
+        answers = [log_in_to_the_api(staff, app.wrong()) for _ in range(12)]
+
+        assert answers == [401] * 10 + [429] * 2
+
+    def test_without_the_count_nobody_gets_in(self, staff: Any, app: Authenticator, monkeypatch: Any) -> None:
+        monkeypatch.setattr(TOTPFactor, "guard", None)
+
+        for how in ("verify_token", "match_token", "the device"):
+            assert self.ask(how, staff, app.code()) is False
+
+
+def log_in_to_the_api(user: Any, otp: str) -> int:
+    body = {"email": user.email, "password": PASSWORD, "otp": otp}
+    return Api().post("/auth/login", body).status_code  # type: ignore[no-any-return]
+
+
+class TestDjangoOTP:
+    """The rest of django-otp's interface."""
+
+    def test_it_finds_the_device_and_names_it(self, staff: Any, app: Authenticator) -> None:
+        assert user_has_device(staff)
+        assert [device.name for device in devices_for_user(staff)] == ["Authenticator app"]
+        assert not user_has_device(AnonymousUser())
+
+    def test_its_form_shows_the_device(self, rf: Any, staff: Any, app: Authenticator) -> None:
+        form = OTPAuthenticationForm(rf.post("/"), {"username": staff.get_username(), "password": PASSWORD})
+
+        assert not form.is_valid()
+        assert "Authenticator app" in str(form["otp_device"])
+
+    def test_its_persistent_id_leads_back(self, staff: Any, app: Authenticator) -> None:
+        device = TOTPFactor.objects.get()
+
+        assert Device.from_persistent_id(device.persistent_id) == device

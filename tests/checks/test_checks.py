@@ -1,0 +1,706 @@
+"""System checks: each with its id, its fix and what brings it up (rows 31, 48, 56, 83, 127 and 129)."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group, Permission
+from django.core.checks import Error, Tags, run_checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db import connection
+from django.db.models import Q, UniqueConstraint
+from django.db.models.functions import Lower
+from django.test import override_settings
+from django.utils.module_loading import import_string
+from django_otp.admin import OTPAdminSite
+
+from platform_auth import checks, events
+from platform_auth.caller import Caller
+from platform_auth.models import AuthEvent, OAuthProvider, TOTPFactor
+from tests.conftest import make_user
+
+GOOD: dict[str, Any] = {"PUBLIC_URL": "https://site.example"}
+PEM = """-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIPO8sd6ZcmoHFVZcyNnUGK9XTd6pJ0jRhDhKZ8FT6DRb
+-----END PRIVATE KEY-----
+"""
+REDIS = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:6379/9"}
+LOCAL = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+ARGON2 = "django.contrib.auth.hashers.Argon2PasswordHasher"
+DJANGO_TEMPLATES = "django.template.backends.django.DjangoTemplates"
+BACKENDS = ["platform_auth.backends.EmailBackend", "platform_auth.backends.PublicRoleBackend"]
+# The tests' user model has no such constraint; its own test looks at it.
+ASIDE = {"platform_auth.W009"}
+
+
+def found(*, deploy: bool = False, databases: list[str] | None = None, **configured: Any) -> dict[str, Any]:
+    """Return what the checks of this package say, by id, under these values of PLATFORM_AUTH."""
+    tags = ["platform_auth"]
+    with override_settings(PLATFORM_AUTH={**GOOD, **configured}):
+        messages = run_checks(tags=tags, include_deployment_checks=deploy, databases=databases or [])
+    for message in messages:
+        assert message.hint
+        assert len(message.hint) > 10
+    return {message.id: message for message in messages if message.id not in ASIDE}
+
+
+class TestSoundSettings:
+    def test_the_defaults_bring_up_nothing(self) -> None:
+        assert found() == {}
+
+    @override_settings(CACHES={"default": REDIS}, PASSWORD_HASHERS=[ARGON2])
+    def test_the_defaults_are_fit_for_production(self) -> None:
+        assert found(deploy=True) == {}
+
+    def test_every_setting_at_its_default_brings_up_nothing(self) -> None:
+        from platform_auth.conf import DEFAULTS
+
+        assert found(**{name: value for name, value in DEFAULTS.items() if name != "PUBLIC_URL"}) == {}
+
+    def test_every_setting_has_its_types(self) -> None:
+        from platform_auth.conf import DEFAULTS
+
+        assert set(checks.TYPES) == set(DEFAULTS)
+
+    def test_errors_stop_a_command(self) -> None:
+        with override_settings(PLATFORM_AUTH={"COOKIE_SECUR": True}), pytest.raises(SystemCheckError):
+            call_command("check")
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("typo", "meant"),
+        [
+            ("ACCESS_TOKEN_TLL", "ACCESS_TOKEN_TTL"),
+            ("PUBLIC_UR", "PUBLIC_URL"),
+            ("public_role", "PUBLIC_ROLE"),
+            ("OAUTH_REDIRECT_ALLOWLIST", "OAUTH_REDIRECT_ALLOW_LIST"),
+            ("REFRESH_TOKEN_LIFETIME", "REFRESH_TOKEN_TTL"),
+        ],
+    )
+    def test_a_typo_names_the_nearest_setting(self, typo: str, meant: str) -> None:
+        message = found(**{typo: 1})["platform_auth.E001"]
+
+        assert typo in message.msg
+        assert message.hint == f'Did you mean "{meant}"?'
+
+    def test_a_name_like_no_other_lists_them(self) -> None:
+        assert "ACCESS_TOKEN_TTL" in found(X=1)["platform_auth.E001"].hint
+
+
+class TestTypes:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("ACCESS_TOKEN_TTL", 900),
+            ("REFRESH_TOKEN_TTL", "7 days"),
+            ("SESSION_MAX_AGE", 30),
+            ("REFRESH_GRACE_PERIOD", 10),
+            ("PASSWORD_RESET_TOKEN_TTL", None),
+            ("EVENT_RETENTION", 180),
+            ("EXPIRES_UNIT", "ms"),
+            ("ISSUER", 1),
+            ("AUDIENCE", ["a"]),
+            ("SIGNING_ALGORITHM", "none"),
+            ("SIGNING_ALGORITHM", "HS512"),
+            ("SIGNING_KEYS", "one"),
+            ("SIGNING_KEYS", [1]),
+            ("ENCRYPTION_KEYS", "one"),
+            ("PUBLIC_URL", 1),
+            ("PASSWORD_RESET_URL", 1),
+            ("PASSWORD_RESET_URL_ALLOW_LIST", "https://site.example/reset"),
+            ("OAUTH_REDIRECT_ALLOW_LIST", "https://site.example/"),
+            ("OAUTH_REDIRECT_ALLOW_LIST", [1]),
+            ("OAUTH_REDIRECT_ALLOW_LIST", None),
+            ("MAIL_DELIVERY", "celery"),
+            ("COOKIE_SECURE", "yes"),
+            ("COOKIE_SAMESITE", "lax"),
+            ("COOKIE_SAMESITE", None),
+            ("COOKIE_DOMAIN", True),
+            ("REFRESH_COOKIE_NAME", None),
+            ("ACCESS_TOKEN_IN_QUERY", 1),
+            ("PUBLIC_ROLE", None),
+            ("PUBLIC_ROLE", ""),
+            ("TRUSTED_PROXY_COUNT", "1"),
+            ("TRUSTED_PROXY_COUNT", -1),
+            ("TRUSTED_PROXY_COUNT", True),
+            ("LIMITS", []),
+            ("TFA_REQUIRED_GROUPS", "Staff"),
+            ("TFA_REQUIRED_FOR_STAFF", None),
+            ("OAUTH_PRIVATE_HOSTS", "intranet"),
+            ("PASSWORD_LOGIN", "no"),
+        ],
+    )
+    def test_a_wrong_type_is_an_error_and_nothing_crashes(self, name: str, value: Any) -> None:
+        messages = found(deploy=True, **{name: value})
+
+        assert name in messages["platform_auth.E002"].msg
+        assert isinstance(messages["platform_auth.E002"], Error)
+
+    def test_a_key_is_not_shown(self) -> None:
+        message = found(ENCRYPTION_KEYS="a-secret-in-the-wrong-shape")["platform_auth.E002"]
+
+        assert "a-secret" not in f"{message.msg} {message.hint}"
+
+    def test_something_else_than_a_dict(self) -> None:
+        with override_settings(PLATFORM_AUTH=[]):
+            (message,) = checks.check_types()
+
+        assert message.id == "platform_auth.E002"
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        ("limits", "hint"),
+        [
+            ({"logn": {"address": "5/m"}}, 'Did you mean "login"?'),
+            ({"login": {"adress": "5/m"}}, 'Did you mean "address"?'),
+            ({"login": "5/m"}, "Write "),
+            ({"login": {"address": "5 per minute"}}, "Write it as"),
+            ({"login": {"address": 5}}, "Write it as"),
+            ({"otp": {"short": "0/m"}}, "Write it as"),
+        ],
+    )
+    def test_a_limit_that_is_none(self, limits: Any, hint: str) -> None:
+        assert hint in found(LIMITS=limits)["platform_auth.E003"].hint
+
+    def test_a_partial_dict_is_sound(self) -> None:
+        assert found(LIMITS={"otp": {"short": "3/15m"}}) == {}
+
+
+class TestPublicUrl:
+    def test_it_must_be_there(self) -> None:
+        assert set(found(PUBLIC_URL=None)) == {"platform_auth.E004"}
+
+    @override_settings(DEBUG=True)
+    def test_debug_has_a_default(self) -> None:
+        assert found(PUBLIC_URL=None) == {}
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "site.example",
+            "https://Site.example",
+            "https://a@site.example",
+            "https://site.example/?a",
+            "/",
+            "ftp://a.b",
+        ],
+    )
+    def test_what_is_no_base_url(self, url: str) -> None:
+        assert set(found(PUBLIC_URL=url)) == {"platform_auth.E005"}
+
+    @override_settings(CACHES={"default": REDIS}, PASSWORD_HASHERS=[ARGON2])
+    def test_plain_http_is_not_fit_for_production(self) -> None:
+        assert set(found(deploy=True, PUBLIC_URL="http://site.example")) == {"platform_auth.E022"}
+
+
+class TestKeys:
+    """Row 31."""
+
+    @pytest.mark.parametrize(
+        "configured",
+        [
+            {"SIGNING_KEYS": ["short"]},
+            {"SIGNING_KEYS": ["x" * 31]},
+            {"SIGNING_KEYS": ["x" * 32, "short"]},
+            {"SIGNING_ALGORITHM": "EdDSA"},
+            {"SIGNING_ALGORITHM": "EdDSA", "SIGNING_KEYS": ["x" * 64]},
+            {"SIGNING_ALGORITHM": "RS256", "SIGNING_KEYS": [PEM]},
+            {"SIGNING_KEYS": [PEM]},
+        ],
+        ids=[
+            "short",
+            "a byte short",
+            "an old short one",
+            "missing",
+            "no PEM",
+            "of another kind",
+            "no secret",
+        ],
+    )
+    def test_signing_keys_that_cannot_be_used(self, configured: Any) -> None:
+        message = found(**configured)["platform_auth.E006"]
+
+        assert "x" * 31 not in message.msg
+
+    def test_signing_keys_that_can_be_used(self) -> None:
+        assert found(SIGNING_ALGORITHM="EdDSA", SIGNING_KEYS=[PEM]) == {}
+        assert found(SIGNING_KEYS=[secrets.token_urlsafe(48)]) == {}
+
+    def test_a_short_encryption_key(self) -> None:
+        assert set(found(ENCRYPTION_KEYS=["x" * 31])) == {"platform_auth.E007"}
+
+    @pytest.mark.parametrize("name", ["SIGNING_KEYS", "ENCRYPTION_KEYS"])
+    def test_secret_key_itself(self, name: str, settings: Any) -> None:
+        assert set(found(**{name: [settings.SECRET_KEY]})) == {"platform_auth.E008"}
+        settings.SECRET_KEY_FALLBACKS = ["f" * 50]
+        assert set(found(**{name: [secrets.token_urlsafe(48), b"f" * 50]})) == {"platform_auth.E008"}
+
+    def test_one_key_for_two_purposes(self) -> None:
+        key = secrets.token_urlsafe(48)
+
+        assert set(found(SIGNING_KEYS=[key], ENCRYPTION_KEYS=[key.encode()])) == {"platform_auth.E008"}
+
+
+class TestCookieNames:
+    def test_a_prefix_is_not_for_the_host_to_set(self) -> None:
+        assert set(found(REFRESH_COOKIE_NAME="__Host-refresh_token")) == {"platform_auth.E012"}
+
+
+class TestPrivateHosts:
+    @pytest.mark.parametrize(
+        "host", ["*", "*.internal", "https://id.internal", "id.internal:8443", "", "a b", "10.0.0.0/8"]
+    )
+    def test_what_is_no_host(self, host: str) -> None:
+        assert set(found(OAUTH_PRIVATE_HOSTS=[host])) == {"platform_auth.E019"}
+
+    @pytest.mark.parametrize(
+        "host", ["id.internal", "ID.internal", "localhost", "127.0.0.1", "::1", "fd00::5"]
+    )
+    def test_what_is_one(self, host: str) -> None:
+        assert found(OAUTH_PRIVATE_HOSTS=[host]) == {}
+
+
+class TestLifetimes:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "ACCESS_TOKEN_TTL",
+            "REFRESH_TOKEN_TTL",
+            "PASSWORD_RESET_TOKEN_TTL",
+            "SESSION_MAX_AGE",
+            "EVENT_RETENTION",
+        ],
+    )
+    def test_no_time_at_all(self, name: str) -> None:
+        assert "platform_auth.E009" in found(**{name: timedelta(0)})
+        assert "platform_auth.E009" in found(**{name: timedelta(seconds=-1)})
+
+    @pytest.mark.parametrize("seconds", [61, -1])
+    def test_a_grace_period_out_of_bounds(self, seconds: int) -> None:
+        """Row 129."""
+        assert set(found(REFRESH_GRACE_PERIOD=timedelta(seconds=seconds))) == {"platform_auth.E010"}
+
+    def test_no_grace_period(self) -> None:
+        assert set(found(REFRESH_GRACE_PERIOD=timedelta(0))) == {"platform_auth.W002"}
+        assert found(REFRESH_GRACE_PERIOD=timedelta(seconds=60)) == {}
+
+    def test_a_refresh_token_that_outlives_its_session(self) -> None:
+        assert set(found(REFRESH_TOKEN_TTL=timedelta(days=31))) == {"platform_auth.W001"}
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("ACCESS_TOKEN_TTL", timedelta(hours=2)),
+            ("REFRESH_TOKEN_TTL", timedelta(days=91)),
+            ("PASSWORD_RESET_TOKEN_TTL", timedelta(hours=2)),
+        ],
+    )
+    def test_too_long_for_production(self, name: str, value: timedelta) -> None:
+        """Row 129."""
+        assert "platform_auth.E023" in found(deploy=True, SESSION_MAX_AGE=None, **{name: value})
+        assert "platform_auth.E023" not in found(SESSION_MAX_AGE=None, **{name: value})
+
+    @pytest.mark.parametrize("age", [None, timedelta(days=366)])
+    def test_sessions_without_an_end_are_not_fit_for_production(self, age: timedelta | None) -> None:
+        assert "platform_auth.W024" in found(deploy=True, SESSION_MAX_AGE=age)
+        assert "platform_auth.W024" not in found(deploy=True, SESSION_MAX_AGE=timedelta(days=365))
+        assert found(SESSION_MAX_AGE=age) == {}
+
+    def test_events_that_are_pruned_while_they_tell_who_is_familiar(self) -> None:
+        """Row 111: an owner's known address is what keeps the account open to them."""
+        assert set(found(EVENT_RETENTION=timedelta(days=29))) == {"platform_auth.W011"}
+        assert found(EVENT_RETENTION=timedelta(days=30)) == {}
+
+
+class TestCookies:
+    """Row 56."""
+
+    def test_same_site_none_needs_secure(self) -> None:
+        assert set(found(COOKIE_SAMESITE="None", COOKIE_SECURE=False)) == {"platform_auth.E011"}
+        assert found(COOKIE_SAMESITE="None", COOKIE_SECURE=True) == {}
+
+    @pytest.mark.parametrize(
+        ("refresh", "access"),
+        [("token", "token"), ("", "access"), ("a b", "access"), ("a;b", "access"), ("sessionid", "access")],
+    )
+    def test_names_that_do_not_do(self, refresh: str, access: str) -> None:
+        messages = found(REFRESH_COOKIE_NAME=refresh, ACCESS_COOKIE_NAME=access)
+
+        assert set(messages) == {"platform_auth.E012"}
+
+    def test_plain_http_is_not_fit_for_production(self) -> None:
+        assert "platform_auth.E021" in found(deploy=True, COOKIE_SECURE=False)
+
+    def test_a_shared_domain_is_named(self) -> None:
+        assert "platform_auth.W023" in found(deploy=True, COOKIE_DOMAIN="site.example")
+
+    def test_a_domain_that_is_not_above_the_site(self) -> None:
+        """Browsers drop such cookies without a word."""
+        assert set(found(PUBLIC_URL="https://www.site.example", COOKIE_DOMAIN="evil.example")) == {
+            "platform_auth.E016"
+        }
+        assert set(found(PUBLIC_URL="https://site.example", COOKIE_DOMAIN="www.site.example")) == {
+            "platform_auth.E016"
+        }
+        assert found(PUBLIC_URL="https://www.site.example", COOKIE_DOMAIN="site.example") == {}
+
+
+class TestLateDoors:
+    @pytest.mark.parametrize("rate", ["9999999/s", "10000/m"])
+    def test_a_limit_that_stops_nobody_is_named(self, rate: str) -> None:
+        limits = {"login": {"account_and_address": rate}}
+
+        assert "platform_auth.W025" in found(deploy=True, LIMITS=limits)
+
+    def test_a_higher_limit_is_the_hosts_choice(self) -> None:
+        assert "platform_auth.W025" not in found(
+            deploy=True, LIMITS={"login": {"account_and_address": "50/m"}}
+        )
+
+    def test_a_policy_that_the_admin_does_not_keep_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Row 125."""
+        assert "platform_auth.W026" in found(deploy=True, TFA_REQUIRED_FOR_STAFF=True)
+
+        monkeypatch.setattr("django.contrib.admin.site", OTPAdminSite())
+
+        assert "platform_auth.W026" not in found(deploy=True, TFA_REQUIRED_FOR_STAFF=True)
+
+
+class TestAllowLists:
+    """Row 83: entries are judged at the start."""
+
+    @pytest.mark.parametrize("name", ["PASSWORD_RESET_URL_ALLOW_LIST", "OAUTH_REDIRECT_ALLOW_LIST"])
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            "http://site.example/reset",
+            "http://localhost:3000/reset",
+            "https://*.site.example/reset",
+            "https://site.example/*",
+            "https://user@site.example/reset",
+            "https://user:pass@site.example/reset",
+            "//site.example/reset",
+            "/reset",
+            "",
+            "reset",
+            "javascript:alert(1)",
+            "myapp://reset",
+            "https://SITE.example/reset",
+            "https://site.example/a/../reset",
+            "https://site.example//reset",
+            "https://site.example\\reset",
+            "https://site.example/re set",
+            "https://[::1/reset",
+            "https://sité.example/reset",
+            "https://127.1/reset",
+            "https://[0:0:0:0:0:0:0:1]/reset",
+            "https://{token}.example/",
+            "https://site.example/{token}/{token}",
+        ],
+    )
+    def test_an_entry_that_nobody_should_be_sent_to(self, name: str, entry: str) -> None:
+        messages = found(**{name: [entry]})
+
+        assert set(messages) == {"platform_auth.E013"}
+        assert isinstance(messages["platform_auth.E013"], Error)
+
+    def test_entries_that_are_sound(self) -> None:
+        reset = [
+            "https://site.example/reset",
+            "https://site.example/#/reset/{token}",
+            "https://site.example/?a={token}",
+        ]
+
+        assert found(PASSWORD_RESET_URL_ALLOW_LIST=reset) == {}
+        assert found(OAUTH_REDIRECT_ALLOW_LIST=["https://site.example:8443/a?b=c"]) == {}
+
+    def test_a_fragment_is_for_reset_urls_alone(self) -> None:
+        assert set(found(OAUTH_REDIRECT_ALLOW_LIST=["https://site.example/#/a"])) == {"platform_auth.E013"}
+
+    def test_a_token_that_stands_there_already(self) -> None:
+        entries = ["https://site.example/?token=x", "https://site.example/?token=x#/{token}"]
+
+        assert set(found(PASSWORD_RESET_URL_ALLOW_LIST=entries)) == {"platform_auth.E013"}
+        assert found(OAUTH_REDIRECT_ALLOW_LIST=entries[:1]) == {}
+
+    @override_settings(DEBUG=True)
+    def test_localhost_is_sound_in_debug(self) -> None:
+        assert found(OAUTH_REDIRECT_ALLOW_LIST=["http://localhost:3000/", "http://127.0.0.1/"]) == {}
+        assert set(found(OAUTH_REDIRECT_ALLOW_LIST=["http://site.example/"])) == {"platform_auth.E013"}
+
+    def test_the_environment_is_judged_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(
+            "PASSWORD_RESET_URL_ALLOW_LIST", "https://site.example/reset, http://site.example/reset"
+        )
+
+        assert set(found()) == {"platform_auth.E013"}
+
+    def test_the_default_link_is_judged_too(self) -> None:
+        assert set(found(PASSWORD_RESET_URL="http://site.example/reset")) == {"platform_auth.E013"}
+
+
+def _read_tasks_again() -> None:
+    backends = checks._task_backends()
+    backends.__dict__.pop("settings", None)
+    with suppress(AttributeError):
+        del backends["default"]
+
+
+def _backend_class(*, defers: bool) -> Any:
+    """Return a backend with a worker, of whichever task framework there is."""
+    name = "django.tasks" if checks._task_backends().__module__.startswith("django.") else "django_tasks"
+    base = import_string(f"{name}.backends.base.BaseTaskBackend")
+    return type("Backend", (base,), {"supports_defer": defers, "enqueue": lambda *args: None})
+
+
+class TestHost:
+    """What else of the host's settings matters."""
+
+    def test_without_the_email_backend(self, settings: Any) -> None:
+        settings.AUTHENTICATION_BACKENDS = BACKENDS[1:]
+
+        assert set(found()) == {"platform_auth.W003"}
+        assert found(PASSWORD_LOGIN=False) == {}
+
+    def test_the_plain_model_backend_beside_ours(self, settings: Any) -> None:
+        settings.AUTHENTICATION_BACKENDS = [*BACKENDS, "django.contrib.auth.backends.ModelBackend"]
+
+        assert set(found()) == {"platform_auth.W004"}
+
+    def test_without_the_public_role_backend(self, settings: Any) -> None:
+        settings.AUTHENTICATION_BACKENDS = BACKENDS[:1]
+
+        assert set(found()) == {"platform_auth.W005"}
+
+    @pytest.mark.parametrize("classes", [[], ["rest_framework.permissions.AllowAny"]])
+    def test_views_that_are_open_by_default(self, settings: Any, classes: list[str]) -> None:
+        """Row 126."""
+        settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_PERMISSION_CLASSES": classes}
+
+        assert set(found()) == {"platform_auth.W006"}
+
+    @pytest.mark.parametrize("backend", ["dummy.DummyCache", "db.DatabaseCache", "filebased.FileBasedCache"])
+    def test_a_cache_that_cannot_count(self, settings: Any, backend: str) -> None:
+        settings.CACHES = {
+            "default": {"BACKEND": f"django.core.cache.backends.{backend}", "LOCATION": "somewhere"}
+        }
+
+        assert set(found()) == {"platform_auth.W007"}
+
+    def test_a_cache_of_one_process_is_not_fit_for_production(self, settings: Any) -> None:
+        settings.CACHES = {"default": LOCAL}
+
+        assert "platform_auth.W020" in found(deploy=True)
+
+    def test_tasks_that_the_request_waits_for(self) -> None:
+        """The frameworks' default runs a task at once."""
+        assert set(found(MAIL_DELIVERY="task")) == {"platform_auth.W008"}
+
+    @pytest.mark.parametrize(("defers", "ids"), [(False, {"platform_auth.W008"}), (True, set())])
+    def test_tasks_that_cannot_be_tried_again(
+        self, settings: Any, monkeypatch: Any, defers: bool, ids: set[str]
+    ) -> None:
+        backend = _backend_class(defers=defers)
+        monkeypatch.setattr(f"{__name__}.Backend", backend, raising=False)
+        settings.TASKS = {"default": {"BACKEND": f"{__name__}.Backend"}}
+        _read_tasks_again()
+        try:
+            messages = found(MAIL_DELIVERY="task")
+        finally:
+            _read_tasks_again()
+
+        assert set(messages) == ids
+        assert all("not tried again" in message.msg for message in messages.values())
+
+    def test_tasks_without_a_backend(self, settings: Any) -> None:
+        settings.TASKS = {"default": {"BACKEND": "no.such.Backend"}}
+        _read_tasks_again()
+        try:
+            assert set(found(MAIL_DELIVERY="task")) == {"platform_auth.E014"}
+        finally:
+            _read_tasks_again()
+
+    def test_inline_mail_is_not_fit_for_production(self) -> None:
+        assert "platform_auth.E025" in found(deploy=True, MAIL_DELIVERY="inline")
+
+    @override_settings(DEBUG=True)
+    def test_debug_is_not_fit_for_production(self) -> None:
+        assert "platform_auth.E020" in found(deploy=True)
+
+    @pytest.mark.parametrize("hashers", [["django.contrib.auth.hashers.PBKDF2PasswordHasher", ARGON2], []])
+    def test_passwords_without_argon2_are_not_fit_for_production(
+        self, settings: Any, hashers: list[str]
+    ) -> None:
+        settings.PASSWORD_HASHERS = hashers
+
+        assert "platform_auth.E024" in found(deploy=True)
+
+    def test_a_proxy_that_is_not_reckoned_with(self, settings: Any) -> None:
+        settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+        assert "platform_auth.W021" in found(deploy=True)
+        assert "platform_auth.W021" not in found(deploy=True, TRUSTED_PROXY_COUNT=1)
+
+    def test_tokens_in_urls_are_not_fit_for_production(self) -> None:
+        assert "platform_auth.W022" in found(deploy=True, ACCESS_TOKEN_IN_QUERY=True)
+
+    @pytest.mark.parametrize(
+        ("constraint", "is_sound"),
+        [
+            (UniqueConstraint(Lower("email"), name="once"), connection.vendor != "mysql"),
+            (UniqueConstraint(Lower("email"), name="once", condition=Q(is_active=True)), False),
+            (UniqueConstraint(fields=["email"], name="once"), False),
+        ],
+        ids=["on the lower-cased address", "under a condition", "on the address as it is"],
+    )
+    def test_two_accounts_of_one_address(
+        self, monkeypatch: pytest.MonkeyPatch, constraint: Any, is_sound: bool
+    ) -> None:
+        """What the hint says to paste is tried in test_email_index."""
+        monkeypatch.setitem(vars(get_user_model()._meta.get_field("email")), "unique", False)
+        monkeypatch.setattr(get_user_model()._meta, "constraints", [constraint])
+
+        assert [message.id for message in checks.check_email_is_unique()] == ["platform_auth.W009"] * (
+            not is_sound
+        )
+
+    @pytest.mark.parametrize(
+        ("collation", "is_sound"),
+        [("NOCASE", True), ("case_insensitive", True), ("C", False), (None, connection.vendor == "mysql")],
+    )
+    def test_a_unique_address_is_one_whatever_its_case_by_its_collation(
+        self, monkeypatch: pytest.MonkeyPatch, collation: str | None, is_sound: bool
+    ) -> None:
+        field = get_user_model()._meta.get_field("email")
+        monkeypatch.setitem(vars(field), "unique", True)
+        monkeypatch.setattr(field, "db_collation", collation)
+
+        assert (checks.check_email_is_unique() == []) is is_sound
+
+    def test_sessions_and_users_in_different_databases(self, settings: Any) -> None:
+        """Row 48."""
+        settings.DATABASE_ROUTERS = ["tests.checks.test_checks.RouterApart"]
+
+        message = found()["platform_auth.E015"]
+
+        assert "platform_auth.RefreshSession" in message.msg
+
+    @pytest.mark.parametrize("missing", ["rest_framework", "django_otp"])
+    def test_an_app_that_is_missing(self, settings: Any, missing: str) -> None:
+        names = [name for name in settings.INSTALLED_APPS if name != missing]
+        with override_settings(INSTALLED_APPS=names):
+            assert [message.id for message in checks.check_apps()] == ["platform_auth.E017"]
+
+    @pytest.mark.parametrize("engines", [[], [{"BACKEND": DJANGO_TEMPLATES}]], ids=["none", "no APP_DIRS"])
+    def test_templates_that_are_not_found(self, settings: Any, engines: list[Any]) -> None:
+        settings.TEMPLATES = engines
+
+        message = found()["platform_auth.E018"]
+
+        assert isinstance(message, Error)
+        assert "email/reset_link.txt" in message.msg
+
+    def test_a_template_of_the_hosts_that_is_broken(self, settings: Any, tmp_path: Path) -> None:
+        (tmp_path / "platform_auth").mkdir()
+        (tmp_path / "platform_auth" / "error.html").write_text("{% nonsense %}")
+        settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [str(tmp_path)]}]
+
+        assert ": error.html." in found()["platform_auth.E018"].msg
+
+    def test_every_template_of_ours_is_looked_for(self) -> None:
+        folder = Path(checks.__file__).parent / "templates" / "platform_auth"
+
+        assert set(checks.TEMPLATES) == {
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        }
+
+    def test_the_admin_after_this_package(self, settings: Any) -> None:
+        names = [name for name in settings.INSTALLED_APPS if name != "django.contrib.admin"]
+        with override_settings(INSTALLED_APPS=[*names, "django.contrib.admin"]):
+            assert [message.id for message in checks.check_admin()] == ["platform_auth.W010"]
+
+    def test_an_admin_that_finds_its_pages_later(self, settings: Any) -> None:
+        simple = "django.contrib.admin.apps.SimpleAdminConfig"
+        names = [simple if name == "django.contrib.admin" else name for name in settings.INSTALLED_APPS]
+        with override_settings(INSTALLED_APPS=names):
+            assert [message.id for message in checks.check_admin()] == ["platform_auth.W010"]
+
+
+class RouterApart:
+    """Keeps sessions away from users."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        return "elsewhere" if model.__name__ == "RefreshSession" else None
+
+
+@pytest.mark.django_db
+class TestDatabase:
+    """What only the database tells; under `check --database default`."""
+
+    def test_sound_rows_bring_up_nothing(self) -> None:
+        assert found(databases=["default"]) == {}
+
+    def test_they_do_not_run_unless_the_database_may_be_asked(self, django_assert_num_queries: Any) -> None:
+        with django_assert_num_queries(0):
+            found()
+
+    def test_a_factor_whose_key_is_gone(self, settings: Any) -> None:
+        """Keys lost with SECRET_KEY."""
+        factor = TOTPFactor(user=make_user())
+        factor.set_secret("JBSWY3DPEHPK3PXP")
+        factor.save()
+        assert found(databases=["default"]) == {}
+        lost = settings.SECRET_KEY
+
+        settings.SECRET_KEY = "another" * 8
+        assert set(found(databases=["default"])) == {"platform_auth.E040"}
+        settings.SECRET_KEY_FALLBACKS = [lost]
+        assert found(databases=["default"]) == {}
+
+    def test_a_provider_whose_key_is_gone(self, settings: Any) -> None:
+        provider = OAuthProvider(key="github", kind="github", client_id="id")
+        provider.client_secret = "secret"
+        provider.save()
+
+        settings.SECRET_KEY = "another" * 8
+
+        assert "provider github" in found(databases=["default"])["platform_auth.E040"].msg
+
+    def test_a_policy_for_a_group_that_is_not_there(self) -> None:
+        Group.objects.create(name="Accounting")
+
+        message = found(databases=["default"], TFA_REQUIRED_GROUPS=["Acounting"])["platform_auth.W040"]
+
+        assert message.hint == 'Did you mean "Accounting"?'
+        assert found(databases=["default"], TFA_REQUIRED_GROUPS=["Accounting"]) == {}
+
+    def test_a_public_role_that_manages_rights(self) -> None:
+        """Row 127."""
+        group = Group.objects.create(name="Public")
+        group.permissions.set(Permission.objects.filter(codename__in=["change_group", "view_note"]))
+
+        message = found(databases=["default"])["platform_auth.W041"]
+
+        assert "auth.change_group" in message.msg
+        assert "view_note" not in message.msg
+
+    def test_a_proxy_that_was_seen(self) -> None:
+        events.record(AuthEvent.Kind.PROXY_IGNORED, who=Caller(None, ""))
+
+        assert set(found(databases=["default"])) == {"platform_auth.W042"}
+        assert found(databases=["default"], TRUSTED_PROXY_COUNT=1) == {}
+
+    def test_they_are_tagged(self) -> None:
+        with override_settings(PLATFORM_AUTH={**GOOD, "TFA_REQUIRED_GROUPS": ["nobody"]}):
+            messages = run_checks(tags=[Tags.database], databases=["default"])
+
+        assert "platform_auth.W040" in {message.id for message in messages}

@@ -1,0 +1,390 @@
+"""Rows 104 to 109: whatever a body is, it is answered in the envelope and never with a 5xx, at every endpoint."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from typing import Any
+
+import pytest
+from django.test import Client, RequestFactory
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from platform_auth import sessions, views
+from platform_auth.models import RefreshSession
+from tests.conftest import PASSWORD, Api, make_user
+from tests.endpoints import ENDPOINTS, Endpoint
+
+pytestmark = pytest.mark.django_db
+
+JSON = [endpoint for endpoint in ENDPOINTS if endpoint.reads_json]
+FIELDS = (
+    "email", "password", "mode", "otp", "refresh_token", "token", "reset_url", "current_password", "secret", "redirect",
+)  # fmt: skip
+SHAPES: dict[str, set[str]] = {
+    "platform_auth:login": {"email", "password", "mode", "otp"},
+    "platform_auth:refresh": {"refresh_token", "mode"},
+    "platform_auth:logout": {"refresh_token", "mode"},
+    "platform_auth:oauth-otp": {"otp", "mode"},
+    "platform_auth:oauth-link": {"redirect"},
+    "platform_auth:password-request": {"email", "reset_url"},
+    "platform_auth:password-reset": {"token", "password"},
+    "platform_auth:password-change": {"current_password", "password", "otp"},
+    "platform_auth:tfa-generate": {"password"},
+    "platform_auth:tfa-enable": {"secret", "otp"},
+    "platform_auth:tfa-disable": {"otp"},
+    "platform_auth:tfa-recovery-codes": {"password", "otp"},
+}
+GOOD = {
+    "email": "nobody@example.com", "password": "a password of nobody", "mode": "json", "otp": "123456",
+    "refresh_token": "x", "token": "x", "reset_url": "https://x.example/", "current_password": "x",
+    "secret": "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP", "redirect": "/",
+}  # fmt: skip
+
+
+def shape_of(endpoint: Endpoint) -> set[str]:
+    return SHAPES[f"platform_auth:{endpoint.name.partition(':')[2]}"]
+
+
+@pytest.fixture
+def send(user: Any, configure: Any) -> Any:
+    """Send bytes to an endpoint, with an access token where it needs one."""
+    configure(
+        LIMITS={
+            "login": dict.fromkeys(("account_and_address", "address", "account"), "9999999/m"),
+            "password_request": {"address": "9999999/m", "account": "9999999/m"},
+            "otp": {"short": "9999999/m", "long": "9999999/m"},
+        }
+    )
+    api = Api(raise_request_exception=False)
+    api.login(user.email)
+
+    def sending(endpoint: Endpoint, body: bytes, media: str = "application/json", **extra: Any) -> Any:
+        headers = {"HTTP_AUTHORIZATION": f"Bearer {api.access_token}"} if endpoint.is_signed_in else {}
+        client = Client(raise_request_exception=False)
+        return client.generic("POST", endpoint.path, body, content_type=media, **headers, **extra)
+
+    return sending
+
+
+def check(response: Any, *statuses: int) -> None:
+    """Check that an answer is a refusal in the envelope, of one of these statuses."""
+    assert response.status_code in statuses, (response.status_code, response.content)
+    errors = response.json()["errors"]
+    assert errors
+    for error in errors:
+        assert set(error) == {"message", "extensions"}
+        assert isinstance(error["message"], str)
+        assert error["extensions"]["code"].isupper()
+    assert not response.cookies
+
+
+each = pytest.mark.parametrize("endpoint", JSON, ids=str)
+
+
+def unknown_provider(endpoint: Endpoint) -> tuple[int, ...]:
+    """What may be answered as well where the address names a provider: there is none of that key."""
+    return (404,) if "oauth" in endpoint.name else ()
+
+
+def test_every_endpoint_with_a_body_is_known_here() -> None:
+    assert {f"platform_auth:{endpoint.name.partition(':')[2]}" for endpoint in JSON} == set(SHAPES)
+
+
+class TestTheBody:
+    BODIES = {
+        "not JSON": b"{",
+        "a word": b"x",
+        "empty list": b"[]",
+        "list of an object": b"[{}]",
+        "string": b'"x"',
+        "number": b"5",
+        "null": b"null",
+        "true": b"true",
+        "a blank": b" ",
+        "NaN": b'{"email": NaN}',
+        "Infinity": b'{"email": -Infinity}',
+        "single quotes": b"{'email': 'x'}",
+        "trailing comma": b'{"email": "x",}',
+        "two objects": b"{}{}",
+        "a comment": b"{} // x",
+        "repeated key": b'{"mode": "json", "mode": "json"}',
+        "repeated key deep inside": b'{"unknown": {"a": 1, "a": 1}}',
+        "repeated key, escaped": b'{"mode": "json", "\\u006dode": "json"}',
+        "BOM": b"\xef\xbb\xbf{}",
+        "UTF-16": '{"email": "x"}'.encode("utf-16"),
+        "UTF-16 without BOM": '{"email": "x"}'.encode("utf-16-le"),
+        "UTF-32": '{"email": "x"}'.encode("utf-32"),
+        "Latin-1": '{"email": "é"}'.encode("latin-1"),
+        "overlong UTF-8": b'{"email": "\xc0\x80"}',
+        "a surrogate in UTF-8": b'{"email": "\xed\xa0\x80"}',
+        "nested 10,000 deep": b'{"unknown": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+        "nested 10,000 objects deep": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+        "a number of 5,000 digits": b'{"unknown": ' + b"9" * 5000 + b"}",
+        "raw control character": b'{"email": "a\nb"}',
+        "raw NUL": b'{"email": "a\x00b"}',
+    }
+
+    @each
+    def test_that_is_no_object_of_json_in_utf_8_is_400(self, send: Any, endpoint: Endpoint) -> None:
+        for body in self.BODIES.values():
+            check(send(endpoint, body), 400, *unknown_provider(endpoint))
+
+    @each
+    def test_of_another_media_type_is_415(self, send: Any, endpoint: Endpoint) -> None:
+        for media in (
+            "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml",
+            "application/octet-stream", "text/json", "application/jsonx", "", "x", "application/json; charset=latin-1",
+            "application/json; charset=utf-16", "application/vnd.api+json",
+        ):  # fmt: skip
+            check(send(endpoint, b"{}", media), 415, *unknown_provider(endpoint))
+
+    @each
+    def test_the_media_type_is_taken_with_parameters_and_in_any_case(
+        self, send: Any, endpoint: Endpoint
+    ) -> None:
+        for media in (
+            "application/json; charset=utf-8", "application/json;charset=UTF-8", "Application/JSON",
+            'application/json; charset="utf-8"', "application/json; x=y",
+        ):  # fmt: skip
+            assert send(endpoint, b"{}", media).status_code not in (415, 500)
+
+    @each
+    def test_over_64_kib_is_413_before_it_is_parsed(self, send: Any, endpoint: Endpoint) -> None:
+        largest = b'{"unknown": "' + b"x" * (65536 - 15) + b'"}'
+        assert len(largest) == 65536
+
+        assert send(endpoint, largest).status_code not in (413, 500)
+        check(send(endpoint, largest + b" "), 413, *unknown_provider(endpoint))
+        check(send(endpoint, b"[" * 10_000_000, "text/plain"), 413, *unknown_provider(endpoint))
+
+    @each
+    def test_a_length_that_lies_is_no_5xx(self, send: Any, endpoint: Endpoint) -> None:
+        for length in ("", "x", "-5", "0", "1", "99999999999999999999", "1e3", " 2"):
+            assert send(endpoint, b"{}", CONTENT_LENGTH=length).status_code < 500
+
+    @each
+    def test_none_at_all_counts_as_an_empty_object(self, send: Any, endpoint: Endpoint) -> None:
+        for media in ("", "application/json", "text/plain"):
+            response = send(endpoint, b"", media)
+            assert response.status_code not in (415, 500)
+            assert response.content == send(endpoint, b"{}").content
+
+
+class TestTheFields:
+    VALUES: dict[str, Any] = {
+        "a number": 5, "zero": 0, "a float": 1.5, "true": True, "false": False, "null": None, "a list": ["x"],
+        "an empty list": [], "an object": {"x": "y"}, "an empty object": {}, "a huge number": 10**400,
+        "nested": [[[{}]]],
+    }  # fmt: skip
+    STRINGS: dict[str, str] = {
+        "NUL": '"a\\u0000b"',
+        "only NUL": '"\\u0000"',
+        "a lone high surrogate": '"\\ud800"',
+        "a lone low surrogate": '"x\\udfffx"',
+        "surrogates the wrong way round": '"\\udc00\\ud800"',
+    }
+
+    @each
+    def test_of_another_type_are_400_each_by_its_name(self, send: Any, endpoint: Endpoint) -> None:
+        for value in self.VALUES.values():
+            response = send(endpoint, json.dumps(dict.fromkeys(FIELDS, value)).encode())
+
+            if response.status_code == 404 and "oauth" in endpoint.name:
+                continue
+            check(response, 400)
+            assert {error["extensions"]["field"] for error in response.json()["errors"]} == shape_of(endpoint)
+
+    @each
+    def test_of_1e999_are_400(self, send: Any, endpoint: Endpoint) -> None:
+        body = "{" + ", ".join(f'"{name}": 1e999' for name in FIELDS) + "}"
+
+        check(send(endpoint, body.encode()), 400, *unknown_provider(endpoint))
+
+    @each
+    def test_with_what_a_database_cannot_hold_are_400(self, send: Any, endpoint: Endpoint) -> None:
+        for name, text in itertools.product(shape_of(endpoint), self.STRINGS.values()):
+            fields = {key: json.dumps(GOOD[key]) for key in shape_of(endpoint)} | {name: text}
+            response = send(
+                endpoint, ("{" + ", ".join(f'"{k}": {v}' for k, v in fields.items()) + "}").encode()
+            )
+            if name == "refresh_token":
+                # As any unknown one.
+                assert response.status_code in (401, 204)
+                continue
+            if response.status_code == 404 and "oauth" in endpoint.name:
+                continue
+            check(response, 400)
+            assert name in {error["extensions"]["field"] for error in response.json()["errors"]}
+
+    @each
+    def test_that_are_too_long_are_400(self, send: Any, endpoint: Endpoint) -> None:
+        longest = {"email": 254, "password": 1024, "mode": 7, "otp": 32, "token": 4096, "reset_url": 2048,
+                   "current_password": 1024, "secret": 1024, "redirect": 2048}  # fmt: skip
+        for name in shape_of(endpoint) - {"refresh_token"}:
+            fields = {key: GOOD[key] for key in shape_of(endpoint)} | {name: "x" * (longest[name] + 1)}
+            response = send(endpoint, json.dumps(fields).encode())
+            if response.status_code == 404 and "oauth" in endpoint.name:
+                continue
+            assert response.status_code in (400, 401) if name == "secret" else response.status_code == 400
+            assert "x" * 33 not in response.content.decode()
+
+    @each
+    def test_of_unknown_names_are_ignored(self, send: Any, endpoint: Endpoint) -> None:
+        clutter = {
+            "unknown": 5,
+            "is_staff": True,
+            "user": {"a": [1]},
+            "__proto__": {},
+            "": "",
+            "a" * 1000: 1e300,
+        }
+        good = {name: GOOD[name] for name in shape_of(endpoint)}
+
+        with_clutter = send(endpoint, json.dumps(good | clutter).encode())
+
+        assert with_clutter.status_code == send(endpoint, json.dumps(good).encode()).status_code
+        assert with_clutter.status_code < 500
+
+    def test_control_characters_are_refused_in_all_but_passwords(self, send: Any) -> None:
+        """Row 105."""
+        login = next(endpoint for endpoint in JSON if endpoint.name == "platform_auth:login")
+        for control in ("\x01", "\n", "\r", "\t", "\x7f", "\x1b"):
+            assert send(login, json.dumps({**GOOD, "otp": f"1234{control}56"}).encode()).status_code == 400
+            assert (
+                send(login, json.dumps({**GOOD, "email": f"a{control}@example.com"}).encode()).status_code
+                == 400
+            )
+            assert send(login, json.dumps({**GOOD, "password": f"a{control}b"}).encode()).status_code == 401
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), inner)
+    ),
+    max_leaves=10,
+)
+
+
+# What a WSGI server makes of a header's bytes.
+WIRE = st.binary(max_size=40).map(lambda raw: raw.decode("latin-1"))
+
+
+class TestAnythingAtAll:
+    """Fuzzed: no 5xx, always the envelope, never a session."""
+
+    @each
+    @hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        body=st.one_of(st.binary(max_size=200), st.dictionaries(st.sampled_from(FIELDS), ANYTHING), ANYTHING)
+    )
+    def test_as_a_body(self, send: Any, endpoint: Endpoint, body: Any) -> None:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+        response = send(endpoint, raw)
+
+        assert response.status_code < 500
+        if response.status_code not in (200, 204):
+            check(response, 400, 401, 404, 413, 415, 429)
+        assert RefreshSession.objects.count() == 1
+
+    @each
+    @hypothesis_settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(media=WIRE, query=WIRE, agent=WIRE)
+    def test_as_headers_and_query(
+        self, send: Any, endpoint: Endpoint, media: str, query: str, agent: str
+    ) -> None:
+        response = send(endpoint, b"{}", media, QUERY_STRING=query, HTTP_USER_AGENT=agent, HTTP_ORIGIN=agent)
+
+        assert response.status_code < 500
+
+    @hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(value=WIRE)
+    def test_as_an_authorization_header_or_a_cookie(self, user: Any, value: str) -> None:
+        for extra in (
+            {"HTTP_AUTHORIZATION": f"Bearer {value}"},
+            {"HTTP_COOKIE": f"__Host-access_token={value}"},
+        ):
+            response = Client().generic("GET", "/auth/sessions", **extra)
+            assert response.status_code in (400, 401), value
+        response = Client().generic("POST", "/auth/refresh", HTTP_COOKIE=f"__Host-refresh_token={value}")
+        assert response.status_code in (400, 401)
+
+
+class TestPagesAndCallbacks:
+    """What is form-encoded."""
+
+    FORMS = [endpoint for endpoint in ENDPOINTS if "POST" in endpoint.methods and not endpoint.reads_json]
+
+    @pytest.mark.parametrize("endpoint", FORMS, ids=str)
+    def test_no_form_is_a_5xx(self, send: Any, endpoint: Endpoint) -> None:
+        form = "application/x-www-form-urlencoded"
+        for body in (b"", b"x", b"email=%00&token=%00", b"a=1&a=2", b"&" * 5000, b"a=1&" * 5000, b"%", b"%ff=%ff",
+                     b"\xff", b"email=%ED%A0%80&password=%ED%A0%80&token=%ED%A0%80",
+                     b"code=x&state=x" * 10):  # fmt: skip
+            assert send(endpoint, body, form).status_code < 500
+        for length in ("x", "-5", "1e3", "99999999999"):
+            assert send(endpoint, b"a=1", form, CONTENT_LENGTH=length).status_code < 500
+        assert send(endpoint, b"a=" + b"x" * 100_000, form).status_code == 413
+        assert send(endpoint, b"{}", "application/json").status_code == 415
+
+    @pytest.mark.parametrize(
+        ("path", "status"),
+        [
+            ("/auth/oauth/demo/callback", 400),
+            ("/auth/password/reset/page", 401),
+            ("/auth/password/request/page", 400),
+        ],
+    )
+    def test_a_query_of_too_many_fields_is_refused(self, path: str, status: int, db: None) -> None:
+        """The answer is ours, with its headers, and not Django's page of a bad request."""
+        response = Client().get(f"{path}?{'a=1&' * 1001}token=x&state=x&code=x")
+        without = Client().get(path)
+
+        assert response.status_code == status
+        assert set(response.headers) == set(without.headers)
+        assert response["Cache-Control"] == "no-store"
+        assert response["Content-Type"] == without["Content-Type"]
+
+
+def test_a_password_of_1024_bytes_is_tried_in_the_time_of_any_other(send: Any) -> None:
+    """Row 104: nothing of ours grows with its length."""
+    user = make_user()
+    login = next(endpoint for endpoint in JSON if endpoint.name == "platform_auth:login")
+
+    assert send(login, json.dumps({"email": user.email, "password": "x" * 1024}).encode()).status_code == 401
+    assert send(login, json.dumps({"email": user.email, "password": PASSWORD}).encode()).status_code == 200
+
+
+class TestABodyWithoutALength:
+    """What Django reads nothing of under WSGI is never taken for no body at all."""
+
+    def ask(self, body: bytes, **environ: Any) -> Any:
+        request = RequestFactory().post("/auth/logout", content_type="application/json")
+        del request.META["CONTENT_LENGTH"]
+        request.META |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input": io.BytesIO(body), **environ}
+        return views.LogoutView.as_view()(request).render()
+
+    def test_is_read_where_the_server_marks_its_end(self, user: Any) -> None:
+        grant = sessions.open(user)
+
+        response = self.ask(
+            json.dumps({"refresh_token": grant.refresh_token}).encode(), **{"wsgi.input_terminated": True}
+        )
+
+        assert response.status_code == 204
+        assert not RefreshSession.objects.exists()
+
+    def test_is_refused_where_it_does_not(self, user: Any) -> None:
+        response = self.ask(b"{}")
+
+        assert response.status_code == 400
+
+    def test_has_the_same_limit(self, user: Any) -> None:
+        response = self.ask(b"x" * 65_537, **{"wsgi.input_terminated": True})
+
+        assert response.status_code == 413

@@ -1,0 +1,303 @@
+"""Finding a user by e-mail, and Django's authentication through it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.auth import authenticate, get_user_model
+from django.contrib.auth.hashers import (
+    Argon2PasswordHasher,
+    BasePasswordHasher,
+    PBKDF2PasswordHasher,
+    identify_hasher,
+    make_password,
+)
+from django.test import Client
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from platform_auth import backends
+from platform_auth.models import RefreshSession
+from tests.conftest import PASSWORD, Api, make_user
+
+pytestmark = pytest.mark.django_db
+
+# Different addresses that a collation, a case mapping or a normal form may take for one.
+LOOKALIKES = [
+    ("mike@example.com", "m\u0131ke@example.com"),
+    ("mike@example.com", "M\u0130KE@example.com"),
+    ("mike@example.com", "mi\u0307ke@example.com"),
+    ("kate@example.com", "\u212aate@example.com"),
+    ("sam@example.com", "\u017fam@example.com"),
+    ("strasse@example.com", "stra\u00dfe@example.com"),
+    ("jose@example.com", "jos\u00e9@example.com"),
+    ("jose@example.com", "jose\u0301@example.com"),
+    ("jos\u00e9@example.com", "jose\u0301@example.com"),
+    ("angstrom@example.com", "\u00e5ngstr\u00f6m@example.com"),
+    ("a@example.com", "\uff41@example.com"),
+    ("ae@example.com", "\u00e6@example.com"),
+    ("file@example.com", "\ufb01le@example.com"),
+    ("a@example.com", "a@example.com "),
+    ("a@example.com", " a@example.com"),
+    ("a_b@example.com", "axb@example.com"),
+    ("a%@example.com", "ab@example.com"),
+    ("user@example.com", "user@examp\u2113e.com"),
+    ("user@example.com", "user@ex\u0430mple.com"),
+    ("\u03c3@example.com", "\u03c2@example.com"),
+]
+
+
+class TestTheRuleOfTheEmail:
+    """Row 6 (CVE-2019-19844): `Lower()` in the database, then an exact comparison; two hits are none."""
+
+    @pytest.mark.parametrize(
+        "typed", ["user@example.com", "USER@EXAMPLE.COM", "User@Example.Com", "uSER@example.com"]
+    )
+    def test_any_case_is_the_same_user(self, typed: str) -> None:
+        user = make_user("user@example.com")
+        make_user("other@example.com")
+
+        assert backends.find_by_email(typed) == user
+
+    def test_any_case_in_the_database_is_the_same_user(self) -> None:
+        user = make_user("John.Doe@Example.com")
+
+        assert backends.find_by_email("john.doe@example.com") == user
+        assert backends.find_by_email("JOHN.DOE@EXAMPLE.COM") == user
+
+    @pytest.mark.parametrize(("one", "other"), LOOKALIKES)
+    def test_a_lookalike_is_another_address(self, one: str, other: str) -> None:
+        make_user(one)
+        assert backends.find_by_email(other) is None
+        get_user_model().objects.all().delete()
+
+        make_user(other)
+        assert backends.find_by_email(one) is None
+
+    @pytest.mark.parametrize(("one", "other"), LOOKALIKES)
+    def test_a_lookalike_logs_in_as_nobody(self, api: Api, one: str, other: str) -> None:
+        make_user(one)
+
+        assert api.post("/auth/login", {"email": other, "password": PASSWORD}).status_code in (400, 401)
+        assert not RefreshSession.objects.exists()
+
+    def test_two_accounts_of_one_address_are_none(self) -> None:
+        if get_user_model()._meta.get_field("email").unique and not can_hold_both_cases():
+            pytest.skip("this database's unique constraint knows no case")
+        make_user("user@example.com")
+        make_user("USER@example.com")
+
+        assert backends.find_by_email("user@example.com") is None
+        assert backends.find_by_email("USER@example.com") is None
+
+    def test_no_address_finds_nobody(self) -> None:
+        make_user("")
+
+        assert backends.find_by_email("a@example.com") is None
+
+    @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(typed=st.text(max_size=30).filter(lambda text: "\x00" not in text))
+    def test_whatever_is_found_has_the_typed_address(self, user: Any, typed: str) -> None:
+        found = backends.find_by_email(typed)
+
+        assert found is None or found.email.lower() == typed.lower()
+
+    def test_the_factor_comes_in_the_same_statement(self, user: Any, django_assert_num_queries: Any) -> None:
+        from platform_auth.second_factor import verification
+
+        with django_assert_num_queries(1):
+            found = backends.find_by_email(user.email)
+            assert verification.of(found) is None
+
+
+def can_hold_both_cases() -> bool:
+    from django.db import connection
+
+    return connection.vendor != "mysql"
+
+
+class Counting(BasePasswordHasher):
+    """A hasher that counts its work."""
+
+    algorithm = "counting"
+    encoded = 0
+
+    def salt(self) -> str:
+        return "salt"
+
+    def encode(self, password: str, salt: str) -> str:
+        Counting.encoded += 1
+        return f"counting${salt}${password[::-1]}"
+
+    def decode(self, encoded: str) -> dict[str, Any]:
+        return {"algorithm": self.algorithm, "salt": "salt", "hash": encoded}
+
+    def verify(self, password: str, encoded: str) -> bool:
+        return self.encode(password, "salt") == encoded
+
+    def must_update(self, encoded: str) -> bool:
+        return False
+
+    def harden_runtime(self, password: str, encoded: str) -> None:
+        pass
+
+
+class TestTheSameWork:
+    """Row 116: one hash for the unknown, the inactive, the password-less, and for whom the password is wrong."""
+
+    @pytest.mark.parametrize(
+        "case", ["right", "wrong", "unknown", "inactive", "inactive, wrong", "password-less", "two accounts"]
+    )
+    def test_costs_one_hash(self, settings: Any, case: str) -> None:
+        settings.PASSWORD_HASHERS = [f"{__name__}.Counting"]
+        email, password = "user@example.com", PASSWORD
+        match case:
+            case "unknown":
+                pass
+            case "inactive" | "inactive, wrong":
+                make_user(email, is_active=False)
+            case "password-less":
+                make_user(email, password=None)
+            case "two accounts":
+                if not can_hold_both_cases():
+                    pytest.skip("this database's unique constraint knows no case")
+                make_user(email)
+                make_user(email.upper())
+            case _:
+                make_user(email)
+        if "wrong" in case:
+            password = "wrong"
+        Counting.encoded = 0
+
+        found = authenticate(None, username=email, email=email, password=password)
+
+        assert (found is not None) == (case == "right")
+        assert Counting.encoded == 1
+
+
+class TestUpgradingAHash:
+    """Row 9."""
+
+    def weaken(self, user: Any) -> str:
+        weak = PBKDF2PasswordHasher().encode(PASSWORD, "saltsaltsalt", iterations=1000)
+        type(user).objects.filter(pk=user.pk).update(password=weak)
+        return weak
+
+    def test_a_weak_one_becomes_argon2id_at_login(self, api: Api, user: Any) -> None:
+        self.weaken(user)
+
+        api.login(user.email)
+
+        user.refresh_from_db()
+        assert user.password.startswith("argon2$argon2id$")
+        assert user.check_password(PASSWORD)
+
+    def test_other_sessions_live_on(self, user: Any) -> None:
+        first, second = Api(), Api()
+        self.weaken(user)
+        first.login(user.email)
+        self.weaken(user)
+
+        second.login(user.email)
+
+        assert first.get("/api/whoami").status_code == 200
+        assert first.refresh().status_code == 200
+
+    def test_a_wrong_password_upgrades_nothing(self, api: Api, user: Any) -> None:
+        weak = self.weaken(user)
+
+        api.post("/auth/login", {"email": user.email, "password": "wrong"})
+
+        user.refresh_from_db()
+        assert user.password == weak
+
+    def test_it_never_overwrites_a_password_that_changed_meanwhile(self, user: Any) -> None:
+        self.weaken(user)
+        stale = type(user).objects.get()
+        new = make_password("the owner's new one")
+        type(user).objects.update(password=new)
+
+        assert not backends.EmailBackend()._check_password(stale, PASSWORD)
+        assert type(user).objects.get().password == new
+
+    def test_it_gives_way_to_somebody_elses_upgrade(self, user: Any) -> None:
+        self.weaken(user)
+        stale = type(user).objects.get()
+        upgraded = make_password(PASSWORD)
+        type(user).objects.update(password=upgraded)
+
+        assert backends.EmailBackend()._check_password(stale, PASSWORD)
+        assert type(user).objects.get().password == upgraded == stale.password
+
+    def test_a_user_who_is_deleted_meanwhile_is_refused(self, user: Any) -> None:
+        self.weaken(user)
+        stale = type(user).objects.get()
+        type(user).objects.all().delete()
+
+        assert not backends.EmailBackend()._check_password(stale, PASSWORD)
+
+    def test_djangos_argon2_meets_the_policy(self) -> None:
+        """At least 19 MiB, two passes."""
+        hasher = Argon2PasswordHasher()
+
+        assert hasher.memory_cost >= 19 * 1024
+        assert hasher.time_cost >= 2
+        assert hasher.parallelism >= 1
+        assert identify_hasher(hasher.encode("x", "saltsaltsalt")).algorithm == "argon2"
+
+
+class TestDjangosAuthenticate:
+    def test_an_email_and_a_password(self, user: Any) -> None:
+        assert authenticate(None, email=user.email.upper(), password=PASSWORD) == user
+        assert authenticate(None, email=user.email, password="wrong") is None
+
+    def test_a_username_alone_as_from_the_admins_form(self, user: Any) -> None:
+        username = getattr(user, user.USERNAME_FIELD)
+
+        assert authenticate(None, username=username, password=PASSWORD) == user
+        assert authenticate(None, username="nobody", password=PASSWORD) is None
+
+    def test_a_username_beside_an_email_is_not_looked_at(self) -> None:
+        victim = make_user()
+
+        assert (
+            authenticate(None, username=victim.get_username(), email="x@example.com", password=PASSWORD)
+            is None
+        )
+
+    def test_a_username_that_looks_like_anothers_email_wins_nothing(self, api: Api) -> None:
+        if get_user_model().USERNAME_FIELD == "email":
+            pytest.skip("this user model has no username")
+        make_user("attacker@example.com", username="victim@example.com")
+
+        assert (
+            api.post("/auth/login", {"email": "victim@example.com", "password": PASSWORD}).status_code == 401
+        )
+
+    def test_nothing_is_nobody(self, user: Any) -> None:
+        backend = backends.EmailBackend()
+
+        assert backend.authenticate(None) is None
+        assert backend.authenticate(None, email=user.email) is None
+        assert backend.authenticate(None, password=PASSWORD) is None
+
+    def test_permissions_come_with_it(self, user: Any) -> None:
+        type(user).objects.update(is_superuser=True)
+        user = authenticate(None, email=user.email, password=PASSWORD)
+
+        assert user is not None
+        assert user.has_perm("hostapp.view_note")
+        assert backends.EmailBackend().get_user(user.pk) == user
+
+    def test_the_admin_lets_staff_in(self, user: Any) -> None:
+        type(user).objects.update(is_staff=True, is_superuser=True)
+        client = Client()
+
+        response = client.post(
+            "/admin/login/?next=/admin/", {"username": user.get_username(), "password": PASSWORD}
+        )
+
+        assert response.status_code == 302
+        assert client.get("/admin/").status_code == 200

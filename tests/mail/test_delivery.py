@@ -1,0 +1,637 @@
+"""Work that leaves the request: by a thread, by Django's task framework, inline."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import django
+import httpx
+import pytest
+from django.db import DatabaseError, OperationalError, connections, transaction
+from django.utils.module_loading import import_string
+
+from platform_auth import errors
+from platform_auth.mail import delivery
+from platform_auth.models import AuthEvent
+from tests.conftest import Api, make_user
+from tests.example_site import free_port
+from tests.mail_server import MailServer
+
+TASKS = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
+
+FAILURES = {
+    "later": delivery.TryAgain,
+    "bug": ValueError,
+    "database": OperationalError,
+    "busy database": errors.ServiceUnavailable,
+}
+
+done: list[Any] = []
+"""What the jobs of these tests leave behind."""
+
+
+@delivery.job
+def note(*, what: str, attempt: delivery.Attempt) -> None:
+    done.append((what, attempt.number, threading.current_thread().name))
+
+
+@delivery.job
+def fail(*, how: str, times: int, attempt: delivery.Attempt) -> None:
+    done.append((how, attempt.number, threading.current_thread().name))
+    if attempt.number <= times:
+        raise FAILURES[how]("no")
+
+
+@delivery.job
+def learn(*, known: str = "nothing", attempt: delivery.Attempt) -> None:
+    """Fail until the last attempt, telling the next one what this one learnt."""
+    done.append((attempt.number, attempt.is_last, known))
+    if not attempt.is_last:
+        raise delivery.TryAgain("no", known=f"of {attempt.number}")
+
+
+@delivery.job
+def clock(*, attempt: delivery.Attempt) -> None:
+    done.append(time.monotonic())
+
+
+@delivery.job
+def look(*, attempt: delivery.Attempt) -> None:
+    AuthEvent.objects.count()
+    done.append(connections["default"].connection is not None)
+    done.append(connections["default"])
+
+
+@delivery.job
+def leave_broken(*, attempt: delivery.Attempt) -> None:
+    """Leave a connection that cannot be closed as the server's end of it is gone."""
+    connection = connections["default"]
+    close = connection.close
+
+    def fail_to_close() -> None:
+        del connection.close
+        close()
+        raise OperationalError("gone")
+
+    connection.close = fail_to_close  # type: ignore[method-assign]
+    done.append("left")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_done() -> Iterator[None]:
+    done.clear()
+    yield
+    assert delivery.finish(timeout=30)
+    done.clear()
+
+
+@pytest.fixture
+def by_thread(configure: Any) -> None:
+    configure(MAIL_DELIVERY="thread")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("by_thread")
+class TestThread:
+    def test_it_starts_when_the_answer_is_out(self) -> None:
+        """Row 63: the work for an account that exists must not slow down the answer."""
+        began = time.monotonic()
+        delivery.hand_over(clock)
+        wait_until(lambda: bool(done))
+
+        (started,) = done
+        assert started - began >= delivery.STARTS_AFTER[0]
+
+    def test_it_is_a_thread_of_its_own(self) -> None:
+        delivery.hand_over(note, what="x")
+        wait_until(lambda: bool(done))
+
+        assert done == [("x", 1, "platform_auth-mail")]
+
+    def test_it_survives_a_job_that_breaks(self, caplog: Any) -> None:
+        delivery.hand_over(fail, how="bug", times=9)
+        delivery.hand_over(note, what="x")
+        wait_until(lambda: len(done) == 2)
+
+        delivery.finish()
+        assert [what for what, *_rest in sorted(done)] == ["bug", "x"]
+        assert "failed" in caplog.text
+
+    def test_it_survives_a_connection_that_cannot_be_closed(self, caplog: Any) -> None:
+        delivery.hand_over(leave_broken)
+        delivery.finish()
+        thread = delivery._worker._thread
+
+        delivery.hand_over(note, what="x")
+        delivery.finish()
+
+        assert [done[0], done[1][0]] == ["left", "x"]
+        assert delivery._worker._thread is thread
+        assert "could not be closed" in caplog.text
+
+    @pytest.mark.parametrize("how", ["later", "database", "busy database"])
+    def test_what_can_be_done_later_is_tried_again(self, how: str, caplog: Any) -> None:
+        delivery.hand_over(fail, how=how, times=1)
+
+        wait_until(lambda: len(done) == 2)
+
+        assert [attempt for _what, attempt, _thread in done] == [1, 2]
+        assert "next attempt in 2 s" in caplog.text
+
+    def test_the_end_of_a_process_does_what_waits_at_once_and_once(self, caplog: Any) -> None:
+        delivery._worker.put(delivery._name_of(fail), {"how": "later", "times": 9}, delay=3600)
+        for number in range(5):
+            delivery.hand_over(note, what=str(number))
+
+        assert delivery.finish(timeout=60)
+
+        assert len(done) == 6
+        assert "failed for good" in caplog.text
+
+    def test_it_gives_up_in_the_end(self, caplog: Any) -> None:
+        worker = delivery._Worker()
+        name = delivery._name_of(fail)
+
+        worker.put(name, {"how": "later", "times": 99}, attempt=len(delivery.RETRIES_AFTER) + 1, delay=0)
+        wait_until(lambda: "failed for good" in caplog.text)
+
+        assert worker._waiting == []
+
+    def test_an_attempt_hears_what_the_one_before_learnt_and_whether_it_is_the_last(
+        self, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr(delivery, "RETRIES_AFTER", (0, 0))
+
+        delivery.hand_over(learn)
+        wait_until(lambda: len(done) == 3)
+
+        assert done == [(1, False, "nothing"), (2, False, "of 1"), (3, True, "of 2")]
+
+    def test_the_end_of_a_process_brings_the_last_attempt(self) -> None:
+        delivery._worker.put(delivery._name_of(learn), {}, delay=3600)
+
+        assert delivery.finish(timeout=60)
+
+        assert done == [(1, True, "nothing")]
+
+    def test_it_leaves_no_connection_open(self) -> None:
+        delivery.hand_over(look)
+        delivery.finish()
+
+        was_open, used = done
+        assert was_open
+        assert used.connection is None
+        assert used is not connections["default"]
+
+    def test_it_waits_for_the_callers_commit(self) -> None:
+        with contextlib.suppress(DatabaseError), transaction.atomic():
+            delivery.hand_over(note, what="rolled back")
+            raise DatabaseError
+        with transaction.atomic():
+            delivery.hand_over(note, what="committed")
+            delivery.finish()
+            assert done == []
+
+        delivery.finish()
+        assert [what for what, *_rest in done] == ["committed"]
+
+    def test_it_holds_so_many_and_no_more(self, caplog: Any) -> None:
+        worker = delivery._Worker()
+        name = delivery._name_of(note)
+
+        for number in range(delivery.MAX_WAITING + 3):
+            worker.put(name, {"what": str(number)}, delay=3600)
+
+        assert len(worker._waiting) == delivery.MAX_WAITING
+        assert caplog.text.count("was dropped") == 3
+
+    def test_many_callers_at_once_lose_nothing(self) -> None:
+        threads = [
+            threading.Thread(target=lambda: [delivery.hand_over(note, what="x") for _ in range(50)])
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        delivery.finish()
+        assert len(done) == 400
+
+
+SCRIPT = """
+import os, sys
+import django
+from django.conf import settings
+settings.configure(
+    SECRET_KEY="x" * 50,
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django_otp", "platform_auth"],
+    PLATFORM_AUTH={"PUBLIC_URL": "https://site.example"},
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+)
+django.setup()
+from platform_auth import errors
+from platform_auth.mail import delivery
+
+@delivery.job
+def say(*, what, attempt):
+    os.write(1, f"{what}\\n".encode())
+"""
+
+
+def run_script(body: str, *, ends: int = 0) -> list[str]:
+    """Run a host's process until it ends with an exit code; return the lines that its jobs wrote."""
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-W",
+            "ignore::DeprecationWarning",
+            "-c",
+            SCRIPT + textwrap.dedent(body),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parent.parent.parent,
+    )
+    assert result.returncode == ends, result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
+    return sorted(result.stdout.split())
+
+
+class TestProcess:
+    """What happens to the thread when its process ends or forks."""
+
+    def test_sigterm_finishes_and_kills_all_the_same(self) -> None:
+        body = """
+            import signal, time
+            delivery.hand_over(say, what="job")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        """
+        assert run_script(body, ends=-signal.SIGTERM) == ["job"]
+
+    def test_sigterm_amid_a_hand_over_does_not_hang(self) -> None:
+        """In the thread that holds the lock, and has not started the worker yet."""
+        body = """
+            import signal, time
+            worker, name = delivery._worker, delivery._name_of(say)
+            with worker._changed:
+                worker._waiting.append(delivery._Entry(time.monotonic() + 3600, 0, name, {"what": "job"}, 1))
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+        """
+        assert run_script(body, ends=-signal.SIGTERM) == ["job"]
+
+    def test_a_handler_of_the_hosts_stays(self) -> None:
+        body = """
+            import signal
+            from django.apps import apps
+            signal.signal(signal.SIGTERM, print)
+            apps.get_app_config("platform_auth").ready()
+            assert signal.getsignal(signal.SIGTERM) is print
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            delivery.finish_at_sigterm()
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        """
+        assert run_script(body) == []
+
+    def test_a_thread_that_loads_the_apps_changes_nothing(self) -> None:
+        body = """
+            import signal, threading
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            thread = threading.Thread(target=delivery.finish_at_sigterm)
+            thread.start()
+            thread.join()
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        """
+        assert run_script(body) == []
+
+    @pytest.mark.parametrize("delivery", ["task", "inline"])
+    def test_a_process_without_the_thread_keeps_its_signals(self, delivery: str) -> None:
+        body = f"""
+            import signal
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            settings.PLATFORM_AUTH = {{"MAIL_DELIVERY": "{delivery}"}}
+            delivery.finish_at_sigterm()
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        """
+        assert run_script(body) == []
+
+    def test_a_process_that_ends_finishes_its_jobs(self) -> None:
+        assert run_script('for n in range(3): delivery.hand_over(say, what=f"job{n}")') == [
+            "job0",
+            "job1",
+            "job2",
+        ]
+
+    def test_a_process_that_is_told_to_end_finishes_its_jobs(self) -> None:
+        """As an application server does it: SIGTERM becomes SystemExit in a worker."""
+        body = """
+            import signal, time
+            signal.signal(signal.SIGTERM, lambda *args: sys.exit(0))
+            delivery.hand_over(say, what="job")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        """
+        assert run_script(body) == ["job"]
+
+    def test_a_forked_child_has_a_thread_of_its_own_and_none_of_the_parents_jobs(self) -> None:
+        """As gunicorn does it with --preload."""
+        body = """
+            delivery.hand_over(say, what="parent")
+            child = os.fork()
+            delivery.hand_over(say, what="child" if child == 0 else "parent-too")
+            if child:
+                os.waitpid(child, 0)
+        """
+        assert run_script(body) == ["child", "parent", "parent-too"]
+
+    def test_a_child_forked_while_the_lock_is_held_does_not_hang(self) -> None:
+        body = """
+            with delivery._worker._changed:
+                child = os.fork()
+                if child == 0:
+                    delivery.hand_over(say, what="child")
+                    sys.exit(0)
+            os.waitpid(child, 0)
+        """
+        assert run_script(body) == ["child"]
+
+
+SITE = "tests.delivery_site"
+
+
+class Server(NamedTuple):
+    """A server of a host: what it is called with before `host:port`, and its exit code after SIGTERM."""
+
+    name: str
+    arguments: Sequence[str]
+    exit_code: int
+
+    @contextlib.contextmanager
+    def serve(self, file: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+        pytest.importorskip(self.name)
+        port = free_port()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *(argument.format(port=port) for argument in self.arguments)],
+            env={**os.environ, "OUTBOX_FILE": str(file), "DJANGO_SETTINGS_MODULE": ""},
+            cwd=Path(__file__).parent.parent.parent,
+        )
+        try:
+            wait_until(lambda: answers(port))
+            yield f"http://127.0.0.1:{port}/", process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+UVICORN = ("uvicorn", f"{SITE}:asgi", "--port", "{port}", "--log-level", "error")
+SERVERS = [
+    Server("django", (SITE, "runserver", "--noreload", "--skip-checks", "127.0.0.1:{port}"), -signal.SIGTERM),
+    Server("uvicorn", UVICORN, -signal.SIGTERM),
+    Server("uvicorn", (*UVICORN, "--workers", "2"), 0),
+    Server("gunicorn", ("gunicorn", f"{SITE}:wsgi", "--bind", "127.0.0.1:{port}", "--threads", "4"), 0),
+]
+
+
+class TestServer:
+    """Under each server SIGTERM, which is how one is told to end, loses no job."""
+
+    @pytest.mark.parametrize("server", SERVERS, ids=lambda server: " ".join(server.arguments[:2]))
+    def test_it_does_what_waits_and_ends_as_ever(self, server: Server, tmp_path: Path) -> None:
+        file = tmp_path / "done"
+        with server.serve(file) as (url, process):
+            assert httpx.get(f"{url}?what=job", timeout=30).status_code == 204
+            process.terminate()
+            assert process.wait(timeout=60) == server.exit_code
+
+        assert file.read_text() == "job\n"
+
+    @pytest.mark.parametrize("server", SERVERS, ids=lambda server: " ".join(server.arguments[:2]))
+    def test_it_ends_at_once_where_nothing_waits(self, server: Server, tmp_path: Path) -> None:
+        with server.serve(tmp_path / "done") as (_url, process):
+            began = time.monotonic()
+            process.terminate()
+            assert process.wait(timeout=60) == server.exit_code
+            assert time.monotonic() - began < delivery.FINISHES_WITHIN / 2
+
+    @pytest.mark.parametrize("server", SERVERS[1:], ids=lambda server: " ".join(server.arguments[:2]))
+    def test_the_jobs_of_requests_that_it_still_answers_are_done(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "done"
+        with server.serve(file) as (url, process), ThreadPoolExecutor() as pool:
+            assert httpx.get(f"{url}?what=waiting", timeout=30).status_code == 204
+            slow = pool.submit(httpx.get, f"{url}?what=late&after=2", timeout=60)
+            time.sleep(0.7)
+            process.terminate()
+            assert slow.result().status_code == 204
+            process.wait(timeout=60)
+
+        assert sorted(file.read_text().split()) == ["late", "waiting"]
+
+    def test_whoever_tells_it_twice_need_not_wait(self, tmp_path: Path) -> None:
+        with SERVERS[0].serve(tmp_path / "done") as (url, process):
+            assert httpx.get(f"{url}?what=job&takes=60", timeout=30).status_code == 204
+            began = time.monotonic()
+            process.terminate()
+            time.sleep(1)
+            assert process.poll() is None
+            process.terminate()
+            assert process.wait(timeout=60) == -signal.SIGTERM
+            assert time.monotonic() - began < delivery.FINISHES_WITHIN / 2
+
+
+@pytest.mark.django_db
+class TestInline:
+    @pytest.mark.parametrize("how", ["later", "bug", "database"])
+    def test_what_goes_wrong_is_logged_and_never_raised(self, how: str, caplog: Any) -> None:
+        delivery.hand_over(fail, how=how, times=9)
+
+        assert len(done) == 1
+        assert "failed" in caplog.text
+
+    def test_it_runs_in_the_caller(self) -> None:
+        delivery.hand_over(note, what="x")
+
+        assert done == [("x", 1, threading.current_thread().name)]
+
+
+@pytest.mark.django_db(transaction=True)
+class TestTask:
+    """Django's task framework: 6.0 has it, django-tasks brings it to 5.2."""
+
+    @pytest.fixture(autouse=True)
+    def _by_task(self, settings: Any, configure: Any) -> None:
+        pytest.importorskip(TASKS)
+        configure(MAIL_DELIVERY="task")
+        settings.TASKS = {"default": {"BACKEND": f"{TASKS}.backends.dummy.DummyBackend"}}
+        self.backend().clear()
+
+    def backend(self) -> Any:
+        handler = import_string(f"{TASKS}.task_backends")
+        return handler["default"]
+
+    def test_a_worker_finds_the_task_by_its_path(self) -> None:
+        assert import_string(delivery.run_job.module_path) is delivery.run_job
+
+    def test_the_job_is_enqueued_as_json(self, api: Api, user: Any) -> None:
+        api.post("/auth/password/request", {"email": user.email})
+
+        (result,) = self.backend().results
+        name, arguments, attempt = result.args
+        assert (name, attempt) == ("passwords.answer_request", 1)
+        assert json.loads(json.dumps(arguments)) == arguments
+        assert set(arguments) == {
+            "token_id",
+            "email",
+            "within_limit",
+            "reset_url",
+            "language",
+            "address",
+            "user_agent",
+        }
+
+    def test_a_worker_sends_the_mail_and_the_queue_holds_no_token(
+        self, api: Api, user: Any, mailoutbox: list[Any]
+    ) -> None:
+        """Row 120."""
+        api.post("/auth/password/request", {"email": user.email})
+
+        backend = self.backend()
+        for number in range(2):
+            delivery.run_job.call(*backend.results[number].args)
+
+        assert [message.to for message in mailoutbox] == [[user.email]]
+        assert [result.args[0] for result in backend.results] == [
+            "passwords.answer_request",
+            "passwords.deliver_link",
+        ]
+        assert "ey" not in str(backend.results[1].args[1]["token_id"])
+
+    def test_what_can_be_done_later_is_enqueued_for_later(self) -> None:
+        delivery.run_job.call(delivery._name_of(fail), {"how": "later", "times": 9}, 1)
+
+        (result,) = self.backend().results
+        assert result.args[2] == 2
+        assert result.task.run_after is not None
+
+    def test_the_next_attempt_hears_what_this_one_learnt(self) -> None:
+        delivery.run_job.call(delivery._name_of(learn), {}, 1)
+        delivery.run_job.call(delivery._name_of(learn), {}, 6)
+
+        (result,) = self.backend().results
+        assert list(result.args[1:]) == [{"known": "of 1"}, 2]
+        assert done == [(1, False, "nothing"), (6, True, "nothing")]
+
+    def test_the_last_attempt_is_a_failed_task(self) -> None:
+        with pytest.raises(delivery.TryAgain):
+            delivery.run_job.call(delivery._name_of(fail), {"how": "later", "times": 99}, 6)
+
+    def test_a_queue_that_is_down_is_logged_and_never_raised(
+        self, settings: Any, api: Api, caplog: Any
+    ) -> None:
+        settings.TASKS = {"default": {"BACKEND": "nowhere.Backend"}}
+
+        response = api.post("/auth/password/request", {"email": make_user().email})
+
+        assert response.status_code == 204
+        assert "could not be handed over" in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("by_thread")
+class TestMailServer:
+    """Issue: mail server down or slow: the caller sees nothing, the log says it, a retry happens."""
+
+    @pytest.fixture(autouse=True)
+    def _smtp(self, settings: Any) -> None:
+        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+        settings.EMAIL_HOST = "127.0.0.1"
+
+    def outcomes(self) -> list[str]:
+        rows = AuthEvent.objects.filter(kind=AuthEvent.Kind.RESET_REQUESTED).order_by("pk")
+        return list(rows.values_list("reason", flat=True))
+
+    def test_a_slow_one_does_not_slow_the_answer(self, api: Api, user: Any, settings: Any) -> None:
+        with MailServer("slow", pause=3.0) as server:
+            settings.EMAIL_PORT = server.port
+            began = time.monotonic()
+            response = api.post("/auth/password/request", {"email": user.email})
+            took = time.monotonic() - began
+            delivery.finish()
+
+            assert (response.status_code, took < server.pause) == (204, True)
+            assert [recipients for recipients, _message in server.mails] == [[user.email]]
+
+    def test_one_that_was_down_gets_the_mail_later(
+        self, api: Api, user: Any, settings: Any, caplog: Any
+    ) -> None:
+        with MailServer() as server:
+            settings.EMAIL_PORT = server.port
+        response = api.post("/auth/password/request", {"email": user.email})
+        wait_until(lambda: self.outcomes() == ["mail_error"])
+
+        with MailServer(port=settings.EMAIL_PORT) as server:
+            wait_until(lambda: bool(server.mails))
+            delivery.finish()
+
+        assert response.status_code == 204
+        assert self.outcomes() == ["mail_error", "sent"]
+        assert "next attempt in 2 s: builtins.ConnectionRefusedError" in caplog.text
+
+    def test_one_that_refuses_is_logged_without_its_words(
+        self, api: Api, user: Any, settings: Any, caplog: Any
+    ) -> None:
+        with MailServer("refuses") as server:
+            settings.EMAIL_PORT = server.port
+            api.post("/auth/password/request", {"email": user.email})
+            delivery.finish()
+
+        assert "smtplib.SMTPRecipientsRefused" in caplog.text
+        assert user.email not in caplog.text
+
+    def test_one_that_says_nothing_does_not_hold_the_thread_for_ever(
+        self, api: Api, user: Any, settings: Any, monkeypatch: Any
+    ) -> None:
+        from platform_auth.mail import messages
+
+        monkeypatch.setattr(messages, "TIMEOUT", 0.5)
+        with MailServer("silent") as server:
+            settings.EMAIL_PORT = server.port
+            api.post("/auth/password/request", {"email": user.email})
+
+            assert delivery.finish(timeout=60)
+
+        assert set(self.outcomes()) == {"mail_error"}

@@ -1,0 +1,616 @@
+"""The built-in pages: /auth/password/request/page and /auth/password/reset/page."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import unescape
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from django.db import OperationalError, connection
+from django.test import Client
+
+from platform_auth.mail import languages
+from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
+from platform_auth.passwords import reset_tokens
+from tests.conftest import PASSWORD, Api, make_user, unrecordable
+from tests.mails import link_of
+
+REQUEST = "/auth/password/request/page"
+RESET = "/auth/password/reset/page"
+NEW = "a new one 4711"
+FORM = "application/x-www-form-urlencoded"
+MANY_FIELDS = "&".join(f"f{number}=1" for number in range(1100))
+"""More than DATA_UPLOAD_MAX_NUMBER_FIELDS lets through."""
+
+
+class Page:
+    """A browser without scripts: GET a page, POST its form."""
+
+    def __init__(self) -> None:
+        self.client = Client(enforce_csrf_checks=True)
+
+    def get(self, path: str, **extra: Any) -> Any:
+        return self.client.get(path, **extra)
+
+    def post(self, path: str, fields: Any, **extra: Any) -> Any:
+        body = fields if isinstance(fields, str | bytes) else urlencode(fields)
+        return self.client.post(path, body, content_type=extra.pop("content_type", FORM), **extra)
+
+
+@pytest.fixture
+def page() -> Page:
+    return Page()
+
+
+def token_for(user: Any) -> str:
+    return reset_tokens.sign(reset_tokens.issue(user))
+
+
+def reset_fields(token: str, password: str = NEW, again: str | None = None) -> dict[str, str]:
+    return {"token": token, "password": password, "password_again": password if again is None else again}
+
+
+def text_of(response: Any) -> str:
+    """Return what a reader sees."""
+    body = re.sub(r"<style.*?</style>", "", response.content.decode(), flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+@pytest.mark.django_db
+class TestRequestPage:
+    def test_its_form_asks_for_an_address(self, page: Page) -> None:
+        response = page.get(REQUEST)
+
+        html = response.content.decode()
+        assert response.status_code == 200
+        assert f'<form method="post" action="{REQUEST}">' in html
+        assert '<label for="email">' in html
+
+    def test_it_answers_the_same_for_everybody(self, page: Page, mailoutbox: list[Any]) -> None:
+        """Row 63."""
+        known = make_user()
+        others = ["nobody@example.com", make_user(is_active=False).email, make_user(password=None).email]
+
+        answers = [page.post(REQUEST, {"email": email}) for email in (known.email, *others)]
+
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({re.sub(r'nonce="[^"]+"', "", answer.content.decode()) for answer in answers}) == 1
+        assert "Look at your mail" in text_of(answers[0])
+        assert "Send another" in text_of(answers[0])
+        assert [message.to for message in mailoutbox] == [[known.email]]
+
+    def test_a_malformed_address_is_told_and_kept_in_the_form(self, page: Page) -> None:
+        response = page.post(REQUEST, {"email": 'no"address>'})
+
+        html = response.content.decode()
+        assert response.status_code == 400
+        assert "Enter a valid email address." in text_of(response)
+        assert 'value="no&quot;address&gt;"' in html
+        assert 'aria-invalid="true" aria-describedby="errors"' in html
+        assert 'role="alert" id="errors"' in html
+
+    def test_it_counts_like_the_api(self, page: Page, api: Api) -> None:
+        """Row 75."""
+        for number in range(10):
+            page.post(REQUEST, {"email": f"user{number}@example.com"})
+            api.post("/auth/password/request", {"email": f"user{number}@example.com"})
+
+        response = page.post(REQUEST, {"email": "ann@example.com"})
+
+        assert response.status_code == 429
+        assert 0 < int(response.headers["Retry-After"]) <= 3600
+        assert "Too many requests." in text_of(response)
+
+    def test_a_trailing_slash_does_not_matter(self, page: Page) -> None:
+        assert page.get(f"{REQUEST}/").status_code == 200
+        assert page.post(f"{REQUEST}/", {"email": "ann@example.com"}).status_code == 200
+
+
+@pytest.mark.django_db
+class TestResetPage:
+    def test_its_form_tells_the_account_and_the_rules(self, page: Page, user: Any) -> None:
+        token = token_for(user)
+
+        response = page.get(f"{RESET}?token={token}")
+
+        html = response.content.decode()
+        assert response.status_code == 200
+        assert f'value="{user.email}"' in html
+        assert "Your password must contain at least 8 characters." in text_of(response)
+        assert "Your password can’t be entirely numeric." in text_of(response)
+        # Posted to the path alone, so that the token stands in no second URL.
+        assert f'<form method="post" action="{RESET}">' in html
+        assert f'<input type="hidden" name="token" value="{token}">' in html
+        assert PasswordResetToken.objects.count() == 1
+
+    def test_its_form_sets_the_password(self, page: Page, user: Any) -> None:
+        response = page.post(RESET, reset_fields(token_for(user)))
+
+        assert response.status_code == 200
+        assert "Your new password is set" in text_of(response)
+        assert not response.cookies
+        assert not RefreshSession.objects.exists()
+        assert Api().login(user.email, NEW).status_code == 200
+
+    def test_each_broken_rule_is_told_and_the_link_stays_good(self, page: Page, user: Any) -> None:
+        """Row 70."""
+        token = token_for(user)
+
+        response = page.post(RESET, reset_fields(token, "1234"))
+
+        assert response.status_code == 400
+        for sentence in ("too short", "too common", "entirely numeric"):
+            assert f"This password is {sentence}" in text_of(response)
+        assert "1234" not in response.content.decode().replace(token, "")
+        assert page.post(RESET, reset_fields(token)).status_code == 200
+
+    def test_two_that_differ_are_refused(self, page: Page, user: Any) -> None:
+        token = token_for(user)
+
+        response = page.post(RESET, reset_fields(token, NEW, f"{NEW} "))
+
+        assert response.status_code == 400
+        assert "The two passwords are not the same." in text_of(response)
+        assert page.post(RESET, reset_fields(token)).status_code == 200
+
+    def test_a_long_password_is_not_cut(self, page: Page, user: Any) -> None:
+        """Row 5: browsers cut what is pasted at `maxlength`, without a word, and count no bytes."""
+        html = page.get(f"{RESET}?token={token_for(user)}").content.decode()
+
+        fields = re.findall(r'<input[^>]* type="password"[^>]*>', html)
+        assert len(fields) == 2
+        assert all("maxlength" not in field for field in fields)
+
+    @pytest.mark.parametrize("password", ["", "x" * 1025, "a\x00b"])
+    def test_what_is_no_password_is_refused(self, page: Page, user: Any, password: str) -> None:
+        response = page.post(RESET, reset_fields(token_for(user), password))
+
+        assert response.status_code == 400
+        assert 'role="alert"' in response.content.decode()
+        user.refresh_from_db()
+        assert user.check_password(PASSWORD)
+
+    def test_an_expired_link_is_told_from_a_bad_one(self, page: Page, user: Any, clock: Any) -> None:
+        token = token_for(user)
+        clock.shift(3601)
+
+        expired = page.get(f"{RESET}?token={token}")
+        expired_at_post = page.post(RESET, reset_fields(token))
+        bad = page.get(f"{RESET}?token={token}x")
+
+        assert (expired.status_code, expired_at_post.status_code, bad.status_code) == (401, 401, 401)
+        assert "This link has expired" in text_of(expired)
+        assert "This link has expired" in text_of(expired_at_post)
+        assert "This link is not valid" in text_of(bad)
+
+    @pytest.mark.parametrize(
+        "query", ["", "?token=", "?token=null", "?token=%00", "?token=%ff", "?token=a&token=b"]
+    )
+    def test_a_bad_link_offers_another(self, page: Page, query: str) -> None:
+        response = page.get(f"{RESET}{query}")
+
+        assert response.status_code == 401
+        assert f'<a href="{REQUEST}">Send another link</a>' in response.content.decode()
+
+    def test_a_used_link_is_told(self, page: Page, user: Any) -> None:
+        token = token_for(user)
+        page.post(RESET, reset_fields(token))
+
+        again = page.post(RESET, reset_fields(token))
+
+        assert again.status_code == 401
+        assert "It was used already" in text_of(again)
+
+    def test_opening_it_spends_nothing(self, page: Page, user: Any) -> None:
+        """Mail scanners open links."""
+        token = token_for(user)
+
+        for _ in range(3):
+            page.get(f"{RESET}?token={token}")
+            page.client.head(f"{RESET}?token={token}")
+
+        assert page.post(RESET, reset_fields(token)).status_code == 200
+
+
+@pytest.mark.django_db
+class TestOutage:
+    """What a reader can do while the database or the program fails: never follow a link that is dead by itself."""
+
+    @pytest.fixture
+    def page(self) -> Page:
+        page = Page()
+        page.client.raise_request_exception = False
+        return page
+
+    @contextmanager
+    def database_down(self) -> Iterator[None]:
+        def fail(*args: Any) -> None:
+            raise OperationalError("down")
+
+        with connection.execute_wrapper(fail):
+            yield
+
+    def test_the_form_of_a_link_is_there_again(self, page: Page, user: Any) -> None:
+        token = token_for(user)
+        for outage, status in (
+            (self.database_down(), 503),
+            (unrecordable(AuthEvent.Kind.PASSWORD_RESET), 500),
+        ):
+            with outage:
+                response = page.post(RESET, reset_fields(token))
+
+            html = response.content.decode()
+            assert response.status_code == status
+            assert f'<input type="hidden" name="token" value="{token}">' in html
+            assert 'role="alert"' in html
+            assert "Account:" not in text_of(response)
+            assert NEW not in html
+        assert page.post(RESET, reset_fields(token)).status_code == 200
+
+    def test_a_refused_password_during_an_outage_keeps_the_link_too(self, page: Page, user: Any) -> None:
+        token = token_for(user)
+
+        with self.database_down():
+            response = page.post(RESET, reset_fields(token, NEW, "another"))
+
+        assert response.status_code == 503
+        assert f'value="{token}"' in response.content.decode()
+
+    def test_where_there_is_no_form_the_mail_is_named(self, page: Page, user: Any) -> None:
+        token = token_for(user)
+
+        with self.database_down():
+            opened = page.get(f"{RESET}?token={token}")
+        answers = [opened, page.post(RESET, "{}", content_type="application/json"), page.client.put(RESET)]
+
+        for response in answers:
+            assert "Open the link in your mail again." in text_of(response)
+            assert "href" not in response.content.decode()
+
+    def test_the_page_that_asks_for_a_mail_can_be_opened_again(self, page: Page) -> None:
+        response = page.client.put(REQUEST)
+
+        assert f'<a href="{REQUEST}">Try again</a>' in response.content.decode()
+
+
+@pytest.mark.django_db
+class TestEdge:
+    """Rows 57, 62, 66, 74, 105, 106, 119: what holds for every page and every outcome."""
+
+    def outcomes(self, page: Page, user: Any) -> Iterator[Any]:
+        token = token_for(user)
+        yield page.get(f"{REQUEST}?{MANY_FIELDS}")
+        yield page.get(f"{RESET}?token={token}&{MANY_FIELDS}")
+        yield page.post(f"{RESET}?{MANY_FIELDS}", reset_fields(token))
+        yield page.get(REQUEST)
+        yield page.post(REQUEST, {"email": user.email})
+        yield page.post(REQUEST, {"email": "x"})
+        yield page.client.put(REQUEST)
+        yield page.client.options(REQUEST)
+        yield page.post(REQUEST, "{}", content_type="application/json")
+        yield page.get(RESET)
+        yield page.get(f"{RESET}?token={token}")
+        yield page.post(RESET, reset_fields(token, "1234"))
+        yield page.post(RESET, reset_fields(token))
+        yield page.post(RESET, "x=" + "y" * 70_000)
+        yield page.client.delete(RESET)
+
+    def test_every_answer_has_the_headers(self, page: Page, user: Any) -> None:
+        for response in self.outcomes(page, user):
+            policy = response.headers["Content-Security-Policy"]
+            (nonce,) = re.findall(r"'nonce-([^']+)'", policy)
+            assert re.sub(r"nonce-[^']+", "nonce-N", policy) == (
+                "default-src 'none'; style-src 'nonce-N'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+            )
+            assert f'<style nonce="{nonce}">' in response.content.decode()
+            assert response.headers["Cache-Control"] == "no-store"
+            assert response.headers["Referrer-Policy"] == "no-referrer"
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+            assert response.headers["X-Frame-Options"] == "DENY"
+            assert {"Cookie", "Origin"} <= set(response.headers["Vary"].split(", "))
+            assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+            assert not response.cookies
+
+    def test_no_page_has_a_script_or_anything_of_a_third_party(self, page: Page, user: Any) -> None:
+        for response in self.outcomes(page, user):
+            html = response.content.decode()
+            assert "<script" not in html
+            assert " on" not in re.sub(
+                r">[^<]*<", "><", re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL)
+            )
+            assert not re.findall(r"(?:src|href)=\"(?:https?:)?//(?!testserver)", html)
+            assert "url(" not in html
+            assert "style=" not in html
+
+    @pytest.mark.parametrize(
+        ("method", "status"),
+        [("put", 405), ("delete", 405), ("patch", 405), ("options", 405), ("trace", 405)],
+    )
+    def test_a_method_that_is_not_offered_is_a_page_too(self, page: Page, method: str, status: int) -> None:
+        response = getattr(page.client, method)(REQUEST)
+
+        assert response.status_code == status
+        assert response.headers["Allow"] == "GET, HEAD, POST"
+        assert "This did not work" in text_of(response)
+
+    @pytest.mark.parametrize(
+        ("body", "content_type", "status"),
+        [
+            ('{"email": "ann@example.com"}', "application/json", 415),
+            ("email=ann@example.com", "text/plain", 415),
+            ("email=ann@example.com", "multipart/form-data; boundary=x", 415),
+            ("email=" + "a" * 70_000, FORM, 413),
+            ("email=ann@example.com&email=bob@example.com", FORM, 400),
+            ("email=ann%00@example.com", FORM, 400),
+            ("email=ann%ff@example.com", FORM, 400),
+            ("email=%ed%a0%80@example.com", FORM, 400),
+            ("email=é@example.com", FORM, 400),
+            ("email=ann%0aBcc:bob@example.com", FORM, 400),
+            ("&".join(f"a{n}=1" for n in range(100)), FORM, 400),
+            ("email=", FORM, 400),
+            ("email[]=ann@example.com", FORM, 400),
+        ],
+    )
+    def test_only_a_plain_form_is_read(
+        self, page: Page, body: str, content_type: str, status: int, mailoutbox: list[Any]
+    ) -> None:
+        response = page.post(REQUEST, body.encode(), content_type=content_type)
+
+        assert response.status_code == status
+        assert response.headers["Content-Type"].startswith("text/html")
+        assert mailoutbox == []
+
+    def test_a_query_that_django_refuses_is_a_page_too_and_is_not_logged(
+        self, page: Page, user: Any, caplog: Any
+    ) -> None:
+        token = token_for(user)
+
+        request = page.get(f"{REQUEST}?{MANY_FIELDS}")
+        reset = page.get(f"{RESET}?token={token}&{MANY_FIELDS}")
+
+        assert request.status_code == 400
+        assert "The request could not be read." in text_of(request)
+        assert reset.status_code == 401
+        # What a report of the request would show.
+        assert reset.wsgi_request.META["QUERY_STRING"] == ""
+        assert token not in caplog.text
+
+    def test_an_ambient_credential_is_not_looked_at(
+        self, page: Page, user: Any, django_assert_num_queries: Any
+    ) -> None:
+        """An admin's session, a foreign access token: neither helps nor harms, and none is loaded."""
+        page.client.force_login(make_user(is_staff=True))
+        page.client.cookies["access_token"] = "x"
+
+        with django_assert_num_queries(0):
+            response = page.get(REQUEST, headers={"Authorization": "Bearer x"})
+
+        assert response.status_code == 200
+        assert page.post(RESET, reset_fields(token_for(user))).status_code == 200
+
+    def test_it_works_from_any_origin_and_without_a_csrf_token(self, page: Page, user: Any) -> None:
+        """Row 62: nothing that the browser sends by itself is used, so there is nothing to forge."""
+        headers = {"Origin": "null", "Sec-Fetch-Site": "cross-site", "Cookie": "csrftoken=x"}
+
+        assert page.post(RESET, reset_fields(token_for(user)), headers=headers).status_code == 200
+
+    def test_a_poisoned_host_appears_nowhere(self, page: Page, user: Any, mailoutbox: list[Any]) -> None:
+        """Row 66."""
+        poison = {"HTTP_HOST": "evil.example", "HTTP_X_FORWARDED_HOST": "evil.example"}
+
+        answers = [
+            page.get(REQUEST, **poison),
+            page.post(REQUEST, {"email": user.email}, **poison),
+            page.get(f"{RESET}?token={token_for(user)}", **poison),
+            page.post(RESET, reset_fields(token_for(user)), **poison),
+        ]
+
+        assert all("evil" not in answer.content.decode() for answer in answers)
+        assert link_of(mailoutbox[0]).startswith("http://testserver/auth/")
+
+    def test_the_hosts_charset_does_not_change_it(self, page: Page, settings: Any) -> None:
+        settings.DEFAULT_CHARSET = "iso-8859-1"
+
+        response = page.post(REQUEST, {"email": "žofie"})
+
+        assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert 'value="žofie"' in response.content.decode("utf-8")
+
+    @pytest.mark.parametrize("autoescape", [True, False])
+    def test_a_typed_value_is_escaped(self, page: Page, user: Any, settings: Any, autoescape: bool) -> None:
+        """Also where the host's engine escapes nothing by itself."""
+        options = {**settings.TEMPLATES[0]["OPTIONS"], "autoescape": autoescape}
+        settings.TEMPLATES = [{**settings.TEMPLATES[0], "OPTIONS": options}]
+        attack = '"><img src=x onerror=alert(1)>'
+
+        typed = page.post(REQUEST, {"email": attack})
+        token = page.get(f"{RESET}?{urlencode({'token': attack})}")
+
+        assert "<img" not in typed.content.decode()
+        assert "<img" not in token.content.decode()
+
+    def test_a_broken_program_is_a_page_without_details(self, user: Any, configure: Any) -> None:
+        """Row 118."""
+        configure(LIMITS={"password_request": {"address": "broken"}})
+        page = Page()
+        page.client.raise_request_exception = False
+
+        response = page.post(REQUEST, {"email": user.email})
+
+        assert response.status_code == 500
+        assert "An unexpected error occurred." in text_of(response)
+        assert "broken" not in response.content.decode()
+
+    def test_neither_token_nor_password_is_logged(self, page: Page, user: Any, caplog: Any) -> None:
+        """Rows 74, 120."""
+        caplog.set_level("DEBUG")
+        token = token_for(user)
+
+        page.get(f"{RESET}?token={token}")
+        page.post(RESET, reset_fields(token, "1234"))
+        page.post(RESET, reset_fields(token))
+        page.post(RESET, reset_fields(token))
+        page.get(f"{RESET}?token={token}")
+
+        everything = caplog.text + str([vars(record) for record in caplog.records])
+        everything += str(list(AuthEvent.objects.values()))
+        assert token.rpartition(".")[2] not in everything
+        assert NEW not in everything
+
+
+@pytest.mark.django_db
+class TestLanguage:
+    def test_the_page_says_its_language_and_direction(self, page: Page) -> None:
+        english = page.get(REQUEST, headers={"Accept-Language": "en"})
+        arabic = page.get(REQUEST, headers={"Accept-Language": "ar"})
+
+        assert '<html lang="en" dir="ltr">' in english.content.decode()
+        if not (
+            Path(languages.__file__).parent.parent / "locale" / "ar" / "LC_MESSAGES" / "django.mo"
+        ).exists():
+            pytest.skip("the catalogues are not compiled")
+        assert '<html lang="ar" dir="rtl">' in arabic.content.decode()
+
+    def test_a_host_overrides_the_template(self, page: Page, settings: Any, tmp_path: Path) -> None:
+        own = tmp_path / "platform_auth" / "base.html"
+        own.parent.mkdir()
+        own.write_text("<!doctype html><title>Ours</title>{% block content %}{% endblock %}")
+        settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [str(tmp_path)]}]
+
+        assert "<title>Ours</title>" in page.get(REQUEST).content.decode()
+
+
+# In a real browser
+
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+
+CONTRAST = """
+() => {
+  const channel = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const rgb = text => text.match(/[0-9.]+/g).map(Number);
+  const light = c => .2126 * channel(c[0]) + .7152 * channel(c[1]) + .0722 * channel(c[2]);
+  const ground = e => {
+    const c = e ? rgb(getComputedStyle(e).backgroundColor) : [255, 255, 255];
+    return c.length < 4 || c[3] > 0 ? c : ground(e.parentElement);
+  };
+  return [...document.querySelectorAll('h1, p, label, li, a, button, input:not([type=hidden]), .site')]
+    .filter(e => e.offsetParent !== null)
+    .map(e => { const [a, b] = [light(rgb(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
+                return [e.tagName + ' ' + e.textContent.slice(0, 30), (a + .05) / (b + .05)]; });
+}
+"""
+
+
+UNLABELLED = """
+[...document.querySelectorAll('input')].filter(e => e.offsetParent !== null && !e.labels.length).length
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"there is no {CHROMIUM}")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    # Its synchronous API runs an event loop in this thread, in which Django would refuse the database.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.mark.browser
+@pytest.mark.django_db(transaction=True)
+class TestBrowser:
+    @pytest.fixture(autouse=True)
+    def _public_url(self, configure: Any, live_server: Any) -> None:
+        configure(PUBLIC_URL=live_server.url)
+
+    @pytest.fixture(params=[True, False], ids=["scripts", "no scripts"])
+    def tab(self, chromium: Any, request: Any) -> Iterator[Any]:
+        context = chromium.new_context(java_script_enabled=request.param, locale="en")
+        tab = context.new_page()
+        tab.complaints = []
+        tab.on("console", lambda message: tab.complaints.append(message.text))
+        tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
+        yield tab
+        context.close()
+
+    def test_a_reader_sets_a_new_password(
+        self, tab: Any, live_server: Any, mailoutbox: list[Any], user: Any
+    ) -> None:
+        """The whole way: ask, open the mail's link, break the rules, follow them, log in."""
+        tab.goto(live_server.url + REQUEST)
+        tab.get_by_label("E-mail address").fill(user.email)
+        tab.get_by_role("button", name="Send the link").click()
+        assert tab.get_by_role("heading").inner_text() == "Look at your mail"
+
+        tab.goto(link_of(mailoutbox[0]))
+        for label in ("New password", "The same once more"):
+            tab.get_by_label(label).fill("1234")
+        tab.get_by_role("button", name="Set the password").click()
+        assert tab.get_by_role("alert").get_by_role("listitem").count() == 3
+
+        for label in ("New password", "The same once more"):
+            tab.get_by_label(label).fill(NEW)
+        tab.keyboard.press("Enter")
+        tab.get_by_role("heading", name="Your new password is set").wait_for()
+        assert "token" not in tab.url
+        assert Api().login(user.email, NEW).status_code == 200
+        assert [text for text in tab.complaints if "status of 400" not in text] == []
+
+    def test_a_bad_link_leads_to_another(self, tab: Any, live_server: Any) -> None:
+        tab.goto(f"{live_server.url}{RESET}?token=x")
+        assert tab.get_by_role("heading").inner_text() == "This link is not valid"
+
+        tab.get_by_role("link", name="Send another link").click()
+
+        assert tab.url == live_server.url + REQUEST
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("width", [320, 1200], ids=["phone", "desk"])
+    def test_it_is_readable(
+        self, chromium: Any, live_server: Any, user: Any, scheme: str, width: int
+    ) -> None:
+        """WCAG 2.2: contrast (1.4.3), reflow (1.4.10), focus (2.4.7), labels (3.3.2)."""
+        context = chromium.new_context(
+            color_scheme=scheme, viewport={"width": width, "height": 800}, locale="en"
+        )
+        tab = context.new_page()
+        shots = os.environ.get("SCREENSHOTS")
+        token = token_for(user)
+        for name, path in (("request", REQUEST), ("reset", f"{RESET}?token={token}"), ("dead", RESET)):
+            tab.goto(live_server.url + path)
+            if name == "reset":
+                for label in ("New password", "The same once more"):
+                    tab.get_by_label(label).fill("1234")
+                tab.get_by_role("button", name="Set the password").click()
+            if shots:
+                tab.screenshot(path=f"{shots}/{name}-{scheme}-{width}.png", full_page=True)
+
+            for element, ratio in tab.evaluate(CONTRAST):
+                assert ratio >= 4.5, (name, element, ratio)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            if name != "dead":
+                assert tab.evaluate("document.activeElement.tagName") == "INPUT"
+                assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+            assert tab.evaluate(UNLABELLED) == 0
+            assert float(tab.evaluate("getComputedStyle(document.body).fontSize").removesuffix("px")) >= 16
+        context.close()
+
+
+def test_a_host_that_asks_everybody_to_log_in_sends_nobody_away(client: Any, settings: Any, db: None) -> None:
+    """Django's LoginRequiredMiddleware: who forgot the password cannot log in."""
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
+
+    for page in ("request", "reset"):
+        assert client.get(f"/auth/password/{page}/page").status_code in (200, 401)

@@ -1,0 +1,1137 @@
+"""/auth/tfa/*, /users/me/tfa/* and log-in with a second factor, over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import logging
+from typing import Any
+
+import jwt
+import pyotp
+import pytest
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.core import mail
+from django.core.cache import cache
+from django.core.management import call_command
+from django.db import OperationalError, connection
+from django.dispatch import receiver
+from django.test import RequestFactory
+from django.urls import reverse
+from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
+
+from platform_auth import errors, sealing, sessions, signals
+from platform_auth.models import (
+    AuthEvent,
+    PendingFactor,
+    RateCounter,
+    RecoveryCode,
+    RefreshSession,
+    TOTPFactor,
+)
+from platform_auth.second_factor import enrolment, verification
+from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol, make_user
+from tests.racing import failing, meanwhile
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("clock")]
+
+NO_LOGIN_LIMITS = {"address": "100000/m", "account_and_address": "100000/m", "account": "100000/h"}
+
+
+@pytest.fixture
+def no_login_limits(configure: Any) -> None:
+    """Leave only the limit of one-time passwords."""
+    configure(LIMITS={"login": NO_LOGIN_LIMITS})
+
+
+@pytest.fixture
+def enrolled(signed_in: Api, clock: Any) -> tuple[Authenticator, list[str]]:
+    """The app and the recovery codes of `user`, whose client is `signed_in`; a new step has begun."""
+    made = enrol(signed_in)
+    clock.shift(30)
+    return made
+
+
+@pytest.fixture
+def app(enrolled: tuple[Authenticator, list[str]]) -> Authenticator:
+    return enrolled[0]
+
+
+@pytest.fixture
+def codes(enrolled: tuple[Authenticator, list[str]]) -> list[str]:
+    return enrolled[1]
+
+
+def log_in(user: Any, *, password: str = PASSWORD, **fields: Any) -> Any:
+    """Try to log in from a new client."""
+    return Api().post("/auth/login", {"email": user.email, "password": password, **fields})
+
+
+def attempts() -> int:
+    """Return how many one-time passwords count at the moment."""
+    return sum(len(row.times) for row in RateCounter.objects.filter(key__contains=":otp:"))
+
+
+def assert_refused(response: Any, code: str, status: int = 401) -> None:
+    """No token leaves with a refusal, in a body or a cookie."""
+    assert response.status_code == status, response.content
+    assert code_of(response) == code
+    assert not response.cookies
+    assert b"token" not in response.content
+
+
+class TestLogin:
+    """One call: e-mail, password, one-time password."""
+
+    def test_all_three_open_a_session_that_says_how(self, app: Authenticator, user: Any) -> None:
+        response = log_in(user, otp=app.code())
+
+        assert response.status_code == 200
+        data = response.json()["data"]
+        claims = jwt.decode(data["access_token"], options={"verify_signature": False})
+        assert claims["amr"] == ["pwd", "otp"]
+        assert RefreshSession.objects.get(pk=claims["sid"]).methods == ["pwd", "otp"]
+
+    def test_how_survives_refreshes(self, app: Authenticator, user: Any, clock: Any) -> None:
+        api = Api()
+        api.login(user.email, otp=app.code())
+
+        for _ in range(3):
+            clock.shift(600)
+            api.refreshed()
+            claims = jwt.decode(str(api.access_token), options={"verify_signature": False})
+            assert claims["amr"] == ["pwd", "otp"]
+
+    @pytest.mark.parametrize("mode", ["json", "cookie", "session"])
+    def test_without_the_one_time_password_there_is_nothing(
+        self, app: Authenticator, user: Any, mode: str
+    ) -> None:
+        """Row 3 (ASVS 6.3.4): no token, no cookie, no session row."""
+        before = RefreshSession.objects.count()
+
+        response = log_in(user, mode=mode)
+
+        assert_refused(response, "INVALID_OTP")
+        assert "WWW-Authenticate" not in response.headers
+        assert RefreshSession.objects.count() == before
+
+    def test_a_missing_and_a_wrong_one_get_the_same_answer(self, app: Authenticator, user: Any) -> None:
+        """Row 15."""
+        missing, wrong = log_in(user), log_in(user, otp=app.wrong())
+
+        assert_refused(missing, "INVALID_OTP")
+        assert missing.content == wrong.content
+
+    def test_a_wrong_password_with_the_right_one_is_as_no_such_user(
+        self, app: Authenticator, user: Any
+    ) -> None:
+        """Row 15 (ASVS 6.3.8)."""
+        wrong = log_in(user, password="wrong " + PASSWORD, otp=app.code())
+        unknown = Api().post(
+            "/auth/login", {"email": "nobody@example.com", "password": PASSWORD, "otp": app.code()}
+        )
+
+        assert_refused(wrong, "INVALID_CREDENTIALS")
+        assert wrong.content == unknown.content
+        assert log_in(user, otp=app.code()).status_code == 200
+
+    @pytest.mark.usefixtures("no_login_limits")
+    def test_the_one_time_password_is_never_looked_at_before_the_password(
+        self, app: Authenticator, user: Any
+    ) -> None:
+        """Row 14: a hundred wrong passwords with one-time passwords leave its count and its step alone."""
+        step = TOTPFactor.objects.get().last_step
+
+        for number in range(100):
+            assert_refused(log_in(user, password=f"wrong {number}", otp=app.code()), "INVALID_CREDENTIALS")
+
+        assert attempts() == 0
+        assert TOTPFactor.objects.get().last_step == step
+        assert not AuthEvent.objects.filter(kind__startswith="factor_failed").exists()
+        assert log_in(user, otp=app.code()).status_code == 200
+
+    def test_a_code_logs_in_once(self, app: Authenticator, user: Any) -> None:
+        """Row 10."""
+        assert log_in(user, otp=app.code()).status_code == 200
+
+        assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
+
+    def test_the_code_that_enabled_the_factor_logs_nobody_in(self, signed_in: Api, user: Any) -> None:
+        app, _codes = enrol(signed_in)
+
+        assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
+
+    def test_a_recovery_code_logs_in_once_and_its_owner_hears_of_it(
+        self, app: Authenticator, codes: list[str], user: Any, mailoutbox: Any
+    ) -> None:
+        """Row 19."""
+        mailoutbox.clear()
+
+        assert log_in(user, otp=codes[3]).status_code == 200
+        assert_refused(log_in(user, otp=codes[3]), "INVALID_OTP")
+
+        assert [(mail.to, mail.subject) for mail in mailoutbox] == [
+            ([user.email], "A recovery code was used (testserver)")
+        ]
+        assert RecoveryCode.objects.count() == 9
+        assert AuthEvent.objects.filter(kind="recovery_code_used").count() == 1
+
+    @pytest.mark.parametrize(
+        "otp", [123456, 123456.0, True, False, None, [], ["123456"], {}, {"otp": "123456"}]
+    )
+    def test_anything_but_a_string_is_malformed(self, app: Authenticator, user: Any, otp: Any) -> None:
+        """Rows 11, 106: never coerced, no attempt."""
+        response = log_in(user, otp=otp)
+
+        assert_refused(response, "INVALID_PAYLOAD", 400)
+        assert response.json()["errors"][0]["extensions"]["field"] == "otp"
+        assert attempts() == 0
+
+    @pytest.mark.parametrize("otp", ["", "12345", "1" * 33, "1" * 100_000, "12345\x00", "12345\ud800"])
+    def test_strings_of_another_length_or_with_control_characters_are_malformed(
+        self, app: Authenticator, user: Any, otp: str
+    ) -> None:
+        """Rows 105, 108."""
+        body = json.dumps({"email": user.email, "password": PASSWORD, "otp": otp})
+
+        response = Api().client.post("/auth/login", body, content_type="application/json")
+
+        assert_refused(
+            response, *(("CONTENT_TOO_LARGE", 413) if len(body) > 65_536 else ("INVALID_PAYLOAD", 400))
+        )
+        assert attempts() == 0
+
+    @pytest.mark.parametrize(
+        "otp",
+        ["１２３４５６", "123_456", "+123456", "-123456", " 123456", "123456 ", "1234567890", "0x1e240"],
+    )
+    def test_strings_that_int_would_take_for_numbers_are_refused_without_an_attempt(
+        self, app: Authenticator, user: Any, otp: str
+    ) -> None:
+        """Row 11."""
+        assert_refused(log_in(user, otp=otp), "INVALID_OTP")
+
+        assert attempts() == 0
+
+    def test_the_right_code_in_full_width_digits_is_refused(self, app: Authenticator, user: Any) -> None:
+        wide = app.code().translate({ord(str(digit)): chr(0xFF10 + digit) for digit in range(10)})
+
+        assert_refused(log_in(user, otp=wide), "INVALID_OTP")
+
+    @pytest.mark.usefixtures("no_login_limits")
+    def test_ten_wrong_codes_are_looked_at_then_none_for_a_while(
+        self, app: Authenticator, user: Any, clock: Any
+    ) -> None:
+        """Rows 13, 14: 429 with Retry-After, also for the right code, until the window is over."""
+        answers = [log_in(user, otp=app.wrong()).status_code for _ in range(12)]
+        limited = log_in(user, otp=app.code())
+
+        assert answers == [401] * 10 + [429] * 2
+        assert_refused(limited, "REQUESTS_EXCEEDED", 429)
+        wait = int(limited.headers["Retry-After"])
+        assert 0 < wait <= 900
+        assert limited.json()["errors"][0]["extensions"]["retry_after"] == wait
+        clock.shift(wait)
+        assert log_in(user, otp=app.code()).status_code == 200
+
+    @pytest.mark.usefixtures("no_login_limits")
+    def test_the_limit_is_open_to_a_recovery_code(
+        self, app: Authenticator, codes: list[str], user: Any
+    ) -> None:
+        for _ in range(12):
+            log_in(user, otp=app.wrong())
+
+        assert log_in(user, otp=codes[0]).status_code == 200
+
+    @pytest.mark.usefixtures("no_login_limits")
+    def test_the_limit_survives_a_restart(self, app: Authenticator, user: Any) -> None:
+        """Row 13: the count is in the database, not in the cache."""
+        for _ in range(12):
+            log_in(user, otp=app.wrong())
+        cache.clear()
+
+        assert_refused(log_in(user, otp=app.code()), "REQUESTS_EXCEEDED", 429)
+
+    def office(self, size: int) -> list[tuple[Any, Authenticator]]:
+        """Users with a factor, behind one address."""
+        made = []
+        for _ in range(size):
+            user, app = make_user(), Authenticator(pyotp.random_base32())
+            factor = TOTPFactor(user=user)
+            factor.set_secret(app.secret)
+            factor.save()
+            made.append((user, app))
+        return made
+
+    def test_an_office_logs_in_by_a_front_end_that_asks_twice(self, configure: Any) -> None:
+        """Password first, then once more with the one-time password: the address pays for neither."""
+        configure(LIMITS={"login": {"address": "10/m"}})
+
+        answers = [
+            (log_in(user).status_code, log_in(user, otp=app.code()).status_code)
+            for user, app in self.office(15)
+        ]
+
+        assert answers == [(401, 200)] * 15
+
+    def test_a_wrong_one_costs_the_address(self, configure: Any) -> None:
+        configure(LIMITS={"login": {"address": "10/m"}})
+
+        answers = [log_in(user, otp=app.wrong()).status_code for user, app in self.office(12)]
+
+        assert answers == [401] * 10 + [429] * 2
+
+    def test_a_missing_one_costs_and_clears_nothing_of_the_accounts(
+        self, app: Authenticator, user: Any
+    ) -> None:
+        """Who knows the password does not win back guesses at it, or at the account's other doors."""
+        answers = [log_in(user, password=password) for password in ["wrong", PASSWORD] * 4]
+
+        assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 3
+
+    def test_a_user_without_a_factor_needs_none_and_may_send_one(self, user: Any) -> None:
+        response = log_in(user, otp="123456")
+
+        claims = jwt.decode(response.json()["data"]["access_token"], options={"verify_signature": False})
+        assert claims["amr"] == ["pwd"]
+
+    def test_an_unconfirmed_secret_turns_nothing_on(self, signed_in: Api, user: Any) -> None:
+        """Row 16."""
+        signed_in.post("/auth/tfa/generate", {"password": PASSWORD})
+
+        assert log_in(user).status_code == 200
+
+    def test_a_session_is_not_opened_by_another_way_in(self, app: Authenticator, user: Any) -> None:
+        """Row 4: `sessions.open`, through which every way in must go, asks again."""
+        with pytest.raises(errors.InvalidOTP):
+            sessions.open(user, amr=("google",), provider="google")
+
+    def test_a_lost_key_is_a_500_that_says_nothing_and_a_log_that_does(
+        self, app: Authenticator, user: Any, configure: Any, caplog: Any
+    ) -> None:
+        """Row 122."""
+        configure(ENCRYPTION_KEYS=["z" * 40])
+
+        response = Api(raise_request_exception=False).post(
+            "/auth/login", {"email": user.email, "password": PASSWORD, "otp": app.code()}
+        )
+
+        assert_refused(response, "INTERNAL_SERVER_ERROR", 500)
+        assert "ENCRYPTION_KEYS" not in response.content.decode()
+        assert "ENCRYPTION_KEYS" in caplog.text
+
+
+class TestGenerate:
+    """POST /auth/tfa/generate: a secret to confirm; nothing is on yet."""
+
+    def test_it_answers_what_an_authenticator_needs(self, signed_in: Api, user: Any) -> None:
+        response = signed_in.post("/auth/tfa/generate", {"password": PASSWORD})
+
+        assert response.status_code == 200
+        data = response.json()["data"]
+        assert set(data) == {"secret", "otpauth_url", "qr_svg"}
+        read = pyotp.parse_uri(data["otpauth_url"])
+        assert (read.secret, read.issuer, read.name) == (data["secret"], "testserver", user.email)
+        assert len(pyotp.TOTP(data["secret"]).byte_secret()) == 20
+        assert data["qr_svg"].startswith("<svg")
+        assert response.headers["Cache-Control"] == "no-store"
+
+    def test_nothing_is_on_yet(self, signed_in: Api) -> None:
+        signed_in.post("/auth/tfa/generate", {"password": PASSWORD})
+
+        assert signed_in.get("/auth/tfa").json()["data"]["enabled"] is False
+        assert not TOTPFactor.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("body", "status", "code"),
+        [
+            ({}, 400, "INVALID_PAYLOAD"),
+            ({"password": None}, 400, "INVALID_PAYLOAD"),
+            ({"password": 5}, 400, "INVALID_PAYLOAD"),
+            ({"password": "wrong"}, 401, "INVALID_CREDENTIALS"),
+        ],
+    )
+    def test_it_asks_for_the_password(self, signed_in: Api, body: Any, status: int, code: str) -> None:
+        """Row 18 (ASVS 7.5.1)."""
+        response = signed_in.post("/auth/tfa/generate", body)
+
+        assert_refused(response, code, status)
+        assert "WWW-Authenticate" not in response.headers
+        assert not PendingFactor.objects.exists()
+
+    def test_guesses_of_the_password_are_limited(self, signed_in: Api) -> None:
+        answers = [signed_in.post("/auth/tfa/generate", {"password": "wrong"}).status_code for _ in range(7)]
+
+        assert answers == [401] * 5 + [429] * 2
+
+    def test_without_a_password_a_fresh_log_in_will_do_for_ten_minutes(
+        self, signed_in: Api, user: Any, clock: Any
+    ) -> None:
+        user.set_unusable_password()
+        user.save()
+
+        assert signed_in.post("/auth/tfa/generate", {}).status_code == 200
+        clock.shift(599)
+        assert signed_in.post("/auth/tfa/generate", {}).status_code == 200
+        clock.shift(2)
+        assert_refused(signed_in.post("/auth/tfa/generate", {}), "INVALID_CREDENTIALS")
+
+    def test_a_second_secret_kills_the_first(self, signed_in: Api) -> None:
+        first, second = (
+            signed_in.post("/auth/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
+            for _ in range(2)
+        )
+
+        assert first != second
+        assert PendingFactor.objects.count() == 1
+        refused = signed_in.post("/auth/tfa/enable", {"secret": first, "otp": Authenticator(first).code()})
+        assert_refused(refused, "INVALID_PAYLOAD", 400)
+        accepted = signed_in.post("/auth/tfa/enable", {"secret": second, "otp": Authenticator(second).code()})
+        assert accepted.status_code == 200
+
+    def test_a_factor_that_is_on_is_not_replaced(self, app: Authenticator, signed_in: Api) -> None:
+        assert_refused(signed_in.post("/auth/tfa/generate", {"password": PASSWORD}), "INVALID_PAYLOAD", 400)
+        assert not PendingFactor.objects.exists()
+
+    def test_the_waiting_secret_is_sealed(self, signed_in: Api) -> None:
+        """Row 122."""
+        secret = signed_in.post("/auth/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
+
+        assert secret not in PendingFactor.objects.get().sealed_secret
+        assert PendingFactor.objects.get().secret == secret
+
+
+class TestEnable:
+    """POST /auth/tfa/enable: a code of the waiting secret turns it on."""
+
+    @pytest.fixture
+    def waiting(self, signed_in: Api) -> Authenticator:
+        """The app that scanned the secret, not confirmed yet."""
+        answer = signed_in.post("/auth/tfa/generate", {"password": PASSWORD})
+        return Authenticator(answer.json()["data"]["secret"])
+
+    def enable(self, api: Api, app: Authenticator, **fields: Any) -> Any:
+        return api.post("/auth/tfa/enable", {"secret": app.secret, "otp": app.code(), **fields})
+
+    def test_it_answers_ten_recovery_codes(self, signed_in: Api, waiting: Authenticator) -> None:
+        response = self.enable(signed_in, waiting)
+
+        assert response.status_code == 200
+        assert set(response.json()["data"]) == {"recovery_codes"}
+        assert len(set(response.json()["data"]["recovery_codes"])) == 10
+        assert response.headers["Cache-Control"] == "no-store"
+        assert signed_in.get("/auth/tfa").json()["data"] == {
+            "enabled": True,
+            "required": False,
+            "recovery_codes_left": 10,
+        }
+        assert not PendingFactor.objects.exists()
+
+    def test_every_other_session_ends_and_this_one_goes_on(
+        self, signed_in: Api, waiting: Authenticator, user: Any
+    ) -> None:
+        """Row 18 (ASVS 7.4.3)."""
+        other = Api()
+        other.login(user.email)
+
+        self.enable(signed_in, waiting)
+
+        assert other.get("/auth/tfa").status_code == 401
+        assert other.refresh().status_code == 401
+        assert signed_in.get("/auth/tfa").status_code == 200
+        signed_in.refreshed()
+        claims = jwt.decode(str(signed_in.access_token), options={"verify_signature": False})
+        assert claims["amr"] == ["pwd", "otp"]
+
+    def test_its_owner_hears_of_it_and_so_does_the_host(
+        self, signed_in: Api, waiting: Authenticator, user: Any, mailoutbox: Any
+    ) -> None:
+        """Rows 18, 121 (ASVS 6.3.7)."""
+        heard = []
+
+        @receiver(signals.factor_enabled)
+        def listen(**facts: Any) -> None:
+            heard.append(facts)
+
+        self.enable(signed_in, waiting)
+
+        assert [facts["user"] for facts in heard] == [user]
+        assert [(mail.to, mail.subject) for mail in mailoutbox] == [
+            ([user.email], "Two-factor authentication is on (testserver)")
+        ]
+        assert waiting.secret not in mailoutbox[0].message().as_string()
+        event = AuthEvent.objects.get(kind="factor_enabled")
+        assert (event.user, event.ip_address) == (user, "127.0.0.1")
+
+    def test_a_wrong_code_turns_nothing_on_and_counts(self, signed_in: Api, waiting: Authenticator) -> None:
+        response = self.enable(signed_in, waiting, otp=waiting.wrong())
+
+        assert_refused(response, "INVALID_OTP")
+        assert attempts() == 1
+        assert not TOTPFactor.objects.exists()
+        assert self.enable(signed_in, waiting).status_code == 200
+
+    def test_wrong_codes_are_limited_here_too(self, signed_in: Api, waiting: Authenticator) -> None:
+        answers = [self.enable(signed_in, waiting, otp=waiting.wrong()).status_code for _ in range(12)]
+
+        assert answers == [401] * 10 + [429] * 2
+        assert_refused(self.enable(signed_in, waiting), "REQUESTS_EXCEEDED", 429)
+
+    @pytest.mark.parametrize("steps", [-2, 2])
+    def test_a_code_from_further_away_is_wrong(
+        self, signed_in: Api, waiting: Authenticator, steps: int
+    ) -> None:
+        """Row 12."""
+        assert_refused(self.enable(signed_in, waiting, otp=waiting.code(steps)), "INVALID_OTP")
+
+    def test_a_code_of_the_next_step_spends_that_step(
+        self, signed_in: Api, waiting: Authenticator, user: Any, clock: Any
+    ) -> None:
+        assert self.enable(signed_in, waiting, otp=waiting.code(1)).status_code == 200
+
+        assert_refused(log_in(user, otp=waiting.code()), "INVALID_OTP")
+        assert_refused(log_in(user, otp=waiting.code(1)), "INVALID_OTP")
+        clock.shift(60)
+        assert log_in(user, otp=waiting.code()).status_code == 200
+
+    def test_a_secret_of_ones_own_is_refused(self, signed_in: Api, waiting: Authenticator) -> None:
+        """A secret that the server did not make could be one that somebody else knows."""
+        own = Authenticator(pyotp.random_base32())
+
+        response = self.enable(signed_in, own)
+
+        assert_refused(response, "INVALID_PAYLOAD", 400)
+        assert response.json()["errors"][0]["extensions"]["field"] == "secret"
+        assert attempts() == 0
+
+    def test_the_secret_waits_for_ten_minutes(
+        self, signed_in: Api, waiting: Authenticator, clock: Any
+    ) -> None:
+        clock.shift(600)
+
+        assert_refused(self.enable(signed_in, waiting), "INVALID_PAYLOAD", 400)
+        assert not TOTPFactor.objects.exists()
+
+    def test_it_works_until_then(self, signed_in: Api, waiting: Authenticator, clock: Any) -> None:
+        clock.shift(599)
+
+        assert self.enable(signed_in, waiting).status_code == 200
+
+    def test_the_secret_of_another_session_is_refused(self, waiting: Authenticator, user: Any) -> None:
+        """A stolen access token of another session does not finish what this one began."""
+        other = Api()
+        other.login(user.email)
+
+        assert_refused(self.enable(other, waiting), "INVALID_PAYLOAD", 400)
+
+    def test_a_secret_whose_key_is_lost_is_to_be_asked_for_anew(
+        self, signed_in: Api, waiting: Authenticator, configure: Any
+    ) -> None:
+        configure(ENCRYPTION_KEYS=["z" * 40])
+
+        assert_refused(self.enable(signed_in, waiting), "INVALID_PAYLOAD", 400)
+        enrol(signed_in)
+
+    def test_a_secret_that_another_replaces_meanwhile_is_refused(
+        self, signed_in: Api, waiting: Authenticator
+    ) -> None:
+        """It is confirmed, and before it is turned on another tab asks for a new one: that one is waiting then."""
+        other_tab = Api()
+        other_tab.access_token = signed_in.access_token
+        new: list[Any] = []
+
+        def ask() -> None:
+            new.append(other_tab.post("/auth/tfa/generate", {"password": PASSWORD}).json()["data"])
+
+        with meanwhile(ask, after="SELECT", of=PendingFactor):
+            response = self.enable(signed_in, waiting)
+
+        assert_refused(response, "INVALID_PAYLOAD", 400)
+        assert not TOTPFactor.objects.exists()
+        assert self.enable(signed_in, Authenticator(new[0]["secret"])).status_code == 200
+
+    def test_a_second_time_is_refused(self, signed_in: Api, waiting: Authenticator, clock: Any) -> None:
+        self.enable(signed_in, waiting)
+        clock.shift(30)
+
+        assert_refused(self.enable(signed_in, waiting), "INVALID_PAYLOAD", 400)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {}, {"secret": "A" * 32}, {"otp": "123456"}, {"secret": 5, "otp": "123456"},
+            {"secret": None, "otp": None}, {"secret": "A" * 32, "otp": 123456},
+            {"secret": "A" * 65, "otp": "123456"}, {"secret": "", "otp": "123456"},
+            {"secret": "\x00" * 32, "otp": "123456"}, {"secret": "é" * 32, "otp": "123456"},
+        ],
+    )  # fmt: skip
+    def test_malformed_fields_are_400(self, signed_in: Api, waiting: Authenticator, body: Any) -> None:
+        """Rows 105, 106."""
+        response = signed_in.post("/auth/tfa/enable", body)
+
+        assert response.status_code == 400, response.content
+        codes = {error["extensions"]["code"] for error in response.json()["errors"]}
+        assert codes == {"INVALID_PAYLOAD"}
+
+    def test_a_session_that_ended_meanwhile_enables_nothing(
+        self, signed_in: Api, waiting: Authenticator, user: Any, rf: Any
+    ) -> None:
+        """A reset that ends all sessions wins over an enrolment under way."""
+        session = RefreshSession.objects.select_related("user").get()
+        RefreshSession.objects.all().delete()
+
+        with pytest.raises(errors.InvalidToken):
+            enrolment.enable(session, secret=waiting.secret, otp=waiting.code(), request=rf.post("/"))
+        assert not TOTPFactor.objects.exists()
+
+
+class TestDisable:
+    """POST /auth/tfa/disable."""
+
+    def test_a_code_removes_the_factor(self, app: Authenticator, signed_in: Api, user: Any) -> None:
+        response = signed_in.post("/auth/tfa/disable", {"otp": app.code()})
+
+        assert (response.status_code, response.content) == (204, b"")
+        assert "Content-Type" not in response.headers
+        assert not TOTPFactor.objects.exists()
+        assert not RecoveryCode.objects.exists()
+        assert log_in(user).status_code == 200
+
+    def test_a_recovery_code_does_too(self, app: Authenticator, codes: list[str], signed_in: Api) -> None:
+        assert signed_in.post("/auth/tfa/disable", {"otp": codes[0].upper()}).status_code == 204
+        assert not TOTPFactor.objects.exists()
+
+    @pytest.mark.parametrize("otp", ["123_456", "zzzz-zzzz-zzzz-zzzz", "wrong"])
+    def test_nothing_else_does(self, app: Authenticator, signed_in: Api, otp: str) -> None:
+        response = signed_in.post("/auth/tfa/disable", {"otp": app.wrong() if otp == "wrong" else otp})
+
+        assert_refused(response, "INVALID_OTP")
+        assert TOTPFactor.objects.exists()
+
+    def test_the_code_that_logged_in_does_not(self, app: Authenticator, user: Any) -> None:
+        api = Api()
+        api.login(user.email, otp=app.code())
+
+        assert_refused(api.post("/auth/tfa/disable", {"otp": app.code()}), "INVALID_OTP")
+
+    def test_wrong_codes_are_limited_here_too(self, app: Authenticator, signed_in: Api) -> None:
+        answers = [signed_in.post("/auth/tfa/disable", {"otp": app.wrong()}).status_code for _ in range(12)]
+
+        assert answers == [401] * 10 + [429] * 2
+
+    def test_no_code_is_malformed(self, app: Authenticator, signed_in: Api) -> None:
+        assert_refused(signed_in.post("/auth/tfa/disable", {}), "INVALID_PAYLOAD", 400)
+
+    def test_there_must_be_a_factor(self, signed_in: Api) -> None:
+        assert_refused(signed_in.post("/auth/tfa/disable", {"otp": "123456"}), "INVALID_PAYLOAD", 400)
+        assert attempts() == 0
+
+    def test_its_owner_hears_of_it_and_so_does_the_host(
+        self, app: Authenticator, signed_in: Api, user: Any, mailoutbox: Any
+    ) -> None:
+        heard = []
+
+        @receiver(signals.factor_disabled)
+        def listen(**facts: Any) -> None:
+            heard.append(facts)
+
+        mailoutbox.clear()
+        signed_in.post("/auth/tfa/disable", {"otp": app.code()})
+
+        assert [(facts["user"], facts["by"]) for facts in heard] == [(user, "user")]
+        assert [(mail.to, mail.subject) for mail in mailoutbox] == [
+            ([user.email], "Two-factor authentication is off (testserver)")
+        ]
+        assert AuthEvent.objects.get(kind="factor_disabled").user == user
+
+    def test_guesses_at_it_do_not_keep_out_the_next_one(
+        self, app: Authenticator, codes: list[str], signed_in: Api
+    ) -> None:
+        for _ in range(12):
+            signed_in.post("/auth/tfa/disable", {"otp": app.wrong()})
+        signed_in.post("/auth/tfa/disable", {"otp": codes[0]})
+
+        assert attempts() == 0
+        enrol(signed_in)
+
+    def test_it_can_be_set_up_anew(self, app: Authenticator, signed_in: Api, user: Any, clock: Any) -> None:
+        signed_in.post("/auth/tfa/disable", {"otp": app.code()})
+        clock.shift(30)
+        new_app, _codes = enrol(signed_in)
+        clock.shift(30)
+
+        assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
+        assert log_in(user, otp=new_app.code()).status_code == 200
+
+
+class TestRecoveryCodes:
+    """POST /auth/tfa/recovery-codes: a new set."""
+
+    def test_the_new_ones_work_and_the_old_ones_are_dead(
+        self, app: Authenticator, codes: list[str], signed_in: Api, user: Any
+    ) -> None:
+        body = {"password": PASSWORD, "otp": app.code()}
+
+        response = signed_in.post("/auth/tfa/recovery-codes", body)
+
+        assert response.status_code == 200
+        new = response.json()["data"]["recovery_codes"]
+        assert len(new) == 10
+        assert not set(new) & set(codes)
+        assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
+        assert log_in(user, otp=new[0]).status_code == 200
+        assert AuthEvent.objects.filter(kind="recovery_codes_renewed").count() == 1
+        assert any(message.subject.startswith("Your recovery codes are new") for message in mail.outbox)
+
+    def test_the_status_tells_how_many_are_left(
+        self, app: Authenticator, codes: list[str], signed_in: Api, user: Any
+    ) -> None:
+        for left in (9, 8, 7):
+            assert log_in(user, otp=codes[left]).status_code == 200
+            assert signed_in.get("/auth/tfa").json()["data"]["recovery_codes_left"] == left
+
+    def test_a_recovery_code_gets_a_new_set(
+        self, app: Authenticator, codes: list[str], signed_in: Api
+    ) -> None:
+        body = {"password": PASSWORD, "otp": codes[0]}
+
+        assert signed_in.post("/auth/tfa/recovery-codes", body).status_code == 200
+        assert RecoveryCode.objects.count() == 10
+
+    @pytest.mark.parametrize(
+        ("changes", "status", "code"),
+        [
+            ({"password": "wrong"}, 401, "INVALID_CREDENTIALS"),
+            ({"otp": "zzzz-zzzz-zzzz-zzzz"}, 401, "INVALID_OTP"),
+            ({"password": None}, 400, "INVALID_PAYLOAD"),
+            ({"otp": None}, 400, "INVALID_PAYLOAD"),
+        ],
+    )
+    def test_it_takes_both_password_and_code(
+        self, app: Authenticator, codes: list[str], signed_in: Api, changes: Any, status: int, code: str
+    ) -> None:
+        """Row 18."""
+        body = {"password": PASSWORD, "otp": app.code(), **changes}
+
+        assert_refused(signed_in.post("/auth/tfa/recovery-codes", body), code, status)
+        assert RecoveryCode.objects.count() == 10
+
+    def test_the_password_comes_first(self, app: Authenticator, signed_in: Api) -> None:
+        body = {"password": "wrong", "otp": app.wrong()}
+
+        assert_refused(signed_in.post("/auth/tfa/recovery-codes", body), "INVALID_CREDENTIALS")
+        assert attempts() == 0
+
+    def test_there_must_be_a_factor(self, signed_in: Api) -> None:
+        body = {"password": PASSWORD, "otp": "123456"}
+
+        assert_refused(signed_in.post("/auth/tfa/recovery-codes", body), "INVALID_PAYLOAD", 400)
+        assert not RecoveryCode.objects.exists()
+
+
+class TestUsersMe:
+    """/users/me/tfa/*: as the official SDK calls them."""
+
+    def test_the_whole_way(self, signed_in: Api, user: Any, clock: Any) -> None:
+        secret = signed_in.post("/users/me/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
+        app = Authenticator(secret)
+
+        enabled = signed_in.post("/users/me/tfa/enable", {"secret": secret, "otp": app.code()})
+
+        assert (enabled.status_code, enabled.content) == (204, b"")
+        assert "Content-Type" not in enabled.headers
+        assert signed_in.get("/users/me/tfa").json()["data"] == {
+            "enabled": True,
+            "required": False,
+            "recovery_codes_left": 0,
+        }
+        assert signed_in.get("/users/me").json()["data"]["tfa_enabled"] is True
+        clock.shift(30)
+        disabled = signed_in.post("/users/me/tfa/disable", {"otp": app.code()})
+        assert (disabled.status_code, disabled.content) == (204, b"")
+        assert log_in(user).status_code == 200
+
+    def test_recovery_codes_are_made_there_on_demand(self, signed_in: Api, clock: Any) -> None:
+        secret = signed_in.post("/users/me/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
+        app = Authenticator(secret)
+        signed_in.post("/users/me/tfa/enable", {"secret": secret, "otp": app.code()})
+        clock.shift(30)
+
+        response = signed_in.post("/users/me/tfa/recovery-codes", {"password": PASSWORD, "otp": app.code()})
+
+        assert len(response.json()["data"]["recovery_codes"]) == 10
+
+
+class TestEveryEndpoint:
+    """What holds for all of them."""
+
+    @pytest.mark.parametrize("path", ["generate", "enable", "disable", "recovery-codes"])
+    @pytest.mark.parametrize("prefix", ["/auth/tfa/", "/users/me/tfa/"])
+    def test_nobody_gets_in_and_only_post_is_offered(self, api: Api, prefix: str, path: str) -> None:
+        for slash in ("", "/"):
+            assert_refused(api.post(f"{prefix}{path}{slash}", {}), "INVALID_CREDENTIALS")
+            response = api.get(f"{prefix}{path}{slash}")
+            assert response.status_code == 405
+            assert response.headers["Allow"] == "POST"
+
+    def test_the_status_needs_a_user(self, api: Api) -> None:
+        assert_refused(api.get("/auth/tfa"), "INVALID_CREDENTIALS")
+
+    @pytest.mark.parametrize("name", ["status", "generate", "enable", "disable", "recovery-codes"])
+    def test_the_names_are_public(self, name: str) -> None:
+        assert reverse(f"platform_auth:tfa-{name}").startswith("/auth/tfa")
+
+
+class TestAReplica:
+    """Row 48: whatever is asked of a factor is asked of the database that it is written to."""
+
+    @pytest.fixture
+    def lagging(self, settings: Any) -> Any:
+        """Switch to a host whose reads come from a replica (that is not there)."""
+
+        def switch() -> None:
+            settings.DATABASE_ROUTERS = ["tests.sessions.test_refresh.Replica"]
+
+        return switch
+
+    def test_the_status(self, app: Authenticator, signed_in: Api, lagging: Any) -> None:
+        lagging()
+
+        assert signed_in.get("/auth/tfa").json()["data"]["recovery_codes_left"] == 10
+
+    def test_the_set_up(self, signed_in: Api, lagging: Any) -> None:
+        lagging()
+
+        enrol(signed_in)
+
+    @pytest.mark.parametrize("by", ["code", "recovery code"])
+    def test_new_recovery_codes(
+        self, app: Authenticator, codes: list[str], signed_in: Api, lagging: Any, by: str
+    ) -> None:
+        lagging()
+        body = {"password": PASSWORD, "otp": app.code() if by == "code" else codes[0]}
+
+        assert signed_in.post("/auth/tfa/recovery-codes", body).status_code == 200
+
+    @pytest.mark.parametrize("by", ["code", "recovery code"])
+    def test_its_removal(
+        self, app: Authenticator, codes: list[str], signed_in: Api, lagging: Any, by: str
+    ) -> None:
+        lagging()
+        body = {"otp": app.code() if by == "code" else codes[0]}
+
+        assert signed_in.post("/auth/tfa/disable", body).status_code == 204
+
+    def test_a_refresh_under_a_policy(self, signed_in: Api, configure: Any, lagging: Any, user: Any) -> None:
+        configure(TFA_REQUIRED_FOR_STAFF=True)
+        type(user).objects.update(is_staff=True)
+        lagging()
+
+        signed_in.refreshed()
+
+
+class TestAllOrNothing:
+    """A change of the factor and its event are one: a database that fails leaves nothing half done."""
+
+    def test_the_set_up(self, signed_in: Api, user: Any, mailoutbox: Any) -> None:
+        other = Api()
+        other.login(user.email)
+        secret = signed_in.post("/auth/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
+        body = {"secret": secret, "otp": Authenticator(secret).code()}
+
+        with failing(at="INSERT", of=AuthEvent):
+            response = signed_in.post("/auth/tfa/enable", body)
+
+        assert_refused(response, "SERVICE_UNAVAILABLE", 503)
+        assert not TOTPFactor.objects.exists()
+        assert not RecoveryCode.objects.exists()
+        assert not mailoutbox
+        assert other.get("/auth/tfa").status_code == 200
+        assert signed_in.post("/auth/tfa/enable", body).status_code == 200
+        assert len(mailoutbox) == 1
+
+    def test_its_removal(self, app: Authenticator, signed_in: Api, mailoutbox: Any) -> None:
+        mailoutbox.clear()
+
+        with failing(at="INSERT", of=AuthEvent):
+            response = signed_in.post("/auth/tfa/disable", {"otp": app.code()})
+
+        assert_refused(response, "SERVICE_UNAVAILABLE", 503)
+        assert TOTPFactor.objects.exists()
+        assert RecoveryCode.objects.count() == 10
+        assert not mailoutbox
+        assert signed_in.post("/auth/tfa/disable", {"otp": app.code()}).status_code == 204
+
+    def test_its_removal_by_an_admin(self, app: Authenticator, user: Any, mailoutbox: Any) -> None:
+        mailoutbox.clear()
+
+        with failing(at="INSERT", of=AuthEvent), pytest.raises(OperationalError):
+            enrolment.reset_by_admin(user)
+
+        assert TOTPFactor.objects.exists()
+        assert not mailoutbox
+
+    def test_new_recovery_codes(
+        self, app: Authenticator, codes: list[str], signed_in: Api, user: Any
+    ) -> None:
+        body = {"password": PASSWORD, "otp": app.code()}
+
+        with failing(at="INSERT", of=AuthEvent):
+            response = signed_in.post("/auth/tfa/recovery-codes", body)
+
+        assert_refused(response, "SERVICE_UNAVAILABLE", 503)
+        assert log_in(user, otp=codes[0]).status_code == 200
+        assert signed_in.post("/auth/tfa/recovery-codes", body).status_code == 200
+
+
+class TestA503:
+    """Section 1 of the contract: nothing of the user's was consumed."""
+
+    def assert_fails(self, user: Any, otp: str, at: str = "INSERT", of: Any = RefreshSession) -> None:
+        with failing(at=at, of=of):
+            assert_refused(log_in(user, otp=otp), "SERVICE_UNAVAILABLE", 503)
+
+    def test_a_code_can_be_used_again_and_once(self, app: Authenticator, user: Any) -> None:
+        self.assert_fails(user, app.code())
+
+        assert log_in(user, otp=app.code()).status_code == 200
+        assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
+
+    def test_no_older_code_can(self, app: Authenticator, user: Any) -> None:
+        """Nor the one of the step before, whether it was spent or not: what is given back is one code."""
+        log_in(user, otp=app.code(-1))
+        self.assert_fails(user, app.code())
+
+        assert_refused(log_in(user, otp=app.code(-1)), "INVALID_OTP")
+        assert log_in(user, otp=app.code()).status_code == 200
+
+    def test_nor_can_it_after_a_later_one(self, app: Authenticator, user: Any) -> None:
+        later = app.code(1)
+
+        def meanwhile_spent() -> None:
+            assert TOTPFactor.objects.get().spend(later)
+
+        with meanwhile(meanwhile_spent, after="UPDATE", of=TOTPFactor):
+            self.assert_fails(user, app.code())
+
+        assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
+        assert_refused(log_in(user, otp=later), "INVALID_OTP")
+
+    def test_a_recovery_code_can_be_used_again_and_once(
+        self, app: Authenticator, codes: list[str], user: Any
+    ) -> None:
+        self.assert_fails(user, codes[0])
+
+        assert RecoveryCode.objects.count() == 10
+        assert log_in(user, otp=codes[0]).status_code == 200
+        assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
+
+    def test_the_last_one_can_too(self, app: Authenticator, codes: list[str], user: Any) -> None:
+        for code in codes[1:]:
+            assert log_in(user, otp=code).status_code == 200
+        self.assert_fails(user, codes[0])
+
+        assert log_in(user, otp=codes[0]).status_code == 200
+
+    def test_not_after_the_codes_were_renewed(
+        self, app: Authenticator, codes: list[str], user: Any, clock: Any
+    ) -> None:
+        def renew() -> None:
+            verification.replace_recovery_codes(user, verification.new_recovery_codes())
+
+        with meanwhile(renew, after="DELETE", of=RecoveryCode):
+            self.assert_fails(user, codes[0])
+
+        assert RecoveryCode.objects.count() == 10
+        assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
+
+    def test_not_at_another_factor(self, app: Authenticator, codes: list[str], user: Any) -> None:
+        """Removed and set up anew, by the SDK's path, which makes no recovery codes."""
+
+        def replace() -> None:
+            enrolment.reset_by_admin(user)
+            factor = TOTPFactor(user=user)
+            factor.set_secret(pyotp.random_base32())
+            factor.save()
+
+        with meanwhile(replace, after="DELETE", of=RecoveryCode):
+            self.assert_fails(user, codes[0])
+
+        assert not RecoveryCode.objects.exists()
+        assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
+
+    @pytest.mark.parametrize("kind", ["code", "recovery code"])
+    def test_neither_is_lost_where_its_own_bookkeeping_fails(
+        self, app: Authenticator, codes: list[str], user: Any, kind: str, mailoutbox: Any
+    ) -> None:
+        mailoutbox.clear()
+        otp = app.code() if kind == "code" else codes[0]
+        done = ("UPDATE", TOTPFactor) if kind == "code" else ("DELETE", RecoveryCode)
+        left = ("UPDATE", RateCounter) if kind == "code" else ("INSERT", AuthEvent)
+
+        with contextlib.ExitStack() as database:
+            fail = functools.partial(database.enter_context, failing(at=left[0], of=left[1]))
+            with meanwhile(fail, after=done[0], of=done[1]):
+                assert_refused(log_in(user, otp=otp), "SERVICE_UNAVAILABLE", 503)
+
+        assert not mailoutbox
+        assert log_in(user, otp=otp).status_code == 200
+
+    @pytest.mark.django_db(transaction=True)
+    def test_an_attempt_is_not_lost_either(self, app: Authenticator, user: Any) -> None:
+        self.assert_fails(user, app.code(), at="UPDATE", of=TOTPFactor)
+
+        assert attempts() == 0
+        assert log_in(user, otp=app.code()).status_code == 200
+
+    def test_a_session_that_cannot_be_replaced_costs_nothing(self, app: Authenticator, user: Any) -> None:
+        browser = Api()
+        body = {"email": user.email, "password": PASSWORD, "mode": "cookie"}
+        assert browser.post("/auth/login", {**body, "otp": app.code()}).status_code == 200
+
+        with failing(at="DELETE", of=RefreshSession):
+            response = browser.post("/auth/login", {**body, "otp": app.code(1)})
+
+        assert response.status_code == 503
+        assert browser.post("/auth/login", {**body, "otp": app.code(1)}).status_code == 200
+
+
+class TestNowhereInClear:
+    """Rows 17, 120, 123: neither the seed nor a recovery code is anywhere but in the one answer."""
+
+    def test_not_in_the_database_dumps_admin_pages_or_logs(
+        self, signed_in: Api, user: Any, clock: Any, caplog: Any, client: Any
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        app, codes = enrol(signed_in)
+        clock.shift(30)
+        log_in(user, otp=app.code())
+        log_in(user, otp=app.wrong())
+        log_in(user, otp=codes[0])
+        other = make_user()
+        waiting = Api()
+        waiting.login(other.email)
+        pending = waiting.post("/auth/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
+        places = {
+            "database": dump_of_the_database(),
+            "dumpdata": dumpdata(),
+            "admin": admin_pages(client),
+            "logs": caplog.text + "".join(str(vars(record)) for record in caplog.records),
+            "repr": repr([TOTPFactor.objects.all(), PendingFactor.objects.all()]),
+        }
+
+        raw = [pyotp.TOTP(secret).byte_secret() for secret in (app.secret, pending)]
+        secrets = [app.secret, pending, *codes, *(code.replace("-", "") for code in codes)]
+        secrets += [key.hex() for key in raw] + [repr(key) for key in raw]
+        for place, text in places.items():
+            for secret in secrets:
+                assert secret.lower() not in text.lower(), place
+        assert "sealed_secret" in places["dumpdata"]
+
+    def test_not_in_what_django_reports_of_an_error(
+        self, signed_in: Api, configure: Any, app: Authenticator
+    ) -> None:
+        """The local variables of a traceback are hidden where they hold a secret."""
+        session = RefreshSession.objects.select_related("user").get()
+        request = RequestFactory().post("/")
+        given = app.code()
+        configure(ENCRYPTION_KEYS=["z" * 40])
+
+        with pytest.raises(sealing.SealBroken) as broken:
+            enrolment.disable(session, otp=given, request=request)
+
+        reporter = ExceptionReporter(request, broken.type, broken.value, broken.tb)
+        reporter.filter = SafeExceptionReporterFilter()
+        frames = reporter.get_traceback_data()["frames"]
+        shown = "".join(str(frame["vars"]) for frame in frames if "/platform_auth/" in frame["filename"])
+        assert "verify_token" in {frame["function"] for frame in frames}
+        assert given not in shown
+
+
+class TestResetByAnAdmin:
+    """`mfa.reset_by_admin`: what the admin's action calls."""
+
+    def test_it_removes_everything_and_says_so(
+        self, app: Authenticator, user: Any, rf: Any, mailoutbox: Any
+    ) -> None:
+        heard = []
+
+        @receiver(signals.factor_disabled)
+        def listen(**facts: Any) -> None:
+            heard.append(facts)
+
+        mailoutbox.clear()
+        request = rf.post("/")
+        request.user = make_user(is_staff=True)
+
+        assert enrolment.reset_by_admin(user, request=request) is True
+
+        assert not TOTPFactor.objects.exists()
+        assert not RecoveryCode.objects.exists()
+        assert [(facts["user"], facts["by"]) for facts in heard] == [(user, "admin")]
+        assert [(mail.to, mail.subject) for mail in mailoutbox] == [
+            ([user.email], "Two-factor authentication is off (testserver)")
+        ]
+        assert AuthEvent.objects.get(kind="factor_disabled").reason == f"admin {request.user.pk}"
+        assert log_in(user).status_code == 200
+
+    @pytest.mark.usefixtures("no_login_limits")
+    def test_guesses_at_it_do_not_keep_out_the_next_one(
+        self, app: Authenticator, user: Any, clock: Any
+    ) -> None:
+        """Both limits: an admin is asked when nothing else helps."""
+        for _ in range(4):
+            for _ in range(12):
+                log_in(user, otp=app.wrong())
+            clock.shift(901)
+        assert_refused(log_in(user, otp=app.code()), "REQUESTS_EXCEEDED", 429)
+
+        enrolment.reset_by_admin(user)
+
+        api = Api()
+        api.login(user.email)
+        enrol(api)
+
+    def test_without_a_factor_there_is_nothing_to_tell(self, user: Any, mailoutbox: Any) -> None:
+        assert enrolment.reset_by_admin(user) is False
+        assert not mailoutbox
+        assert not AuthEvent.objects.exists()
+
+
+def dump_of_the_database() -> str:
+    """Return every row of every table as text."""
+    rows: list[str] = []
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")
+            rows += [str(row) for row in cursor.fetchall()]
+    assert len(rows) > 20
+    return "\n".join(rows)
+
+
+def dumpdata() -> str:
+    out = io.StringIO()
+    call_command("dumpdata", stdout=out)
+    return out.getvalue()
+
+
+def admin_pages(client: Any) -> str:
+    """Return the list and the detail pages of every model that the admin has and that holds something of ours."""
+    staff = make_user(is_staff=True, is_superuser=True)
+    client.force_login(staff, "platform_auth.backends.EmailBackend")
+    pages = ""
+    for model in admin.site._registry:
+        if model._meta.app_label != "platform_auth" and model is not get_user_model():
+            continue
+        name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+        urls = [reverse(f"{name}_changelist")]
+        urls += [reverse(f"{name}_change", args=[row.pk]) for row in model._default_manager.all()]
+        for url in urls:
+            response = client.get(url)
+            assert response.status_code == 200, url
+            pages += response.content.decode()
+    assert "platform_auth/totpfactor/" in pages
+    return pages

@@ -1,0 +1,667 @@
+"""POST /auth/refresh."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from platform_auth import conf, errors, sessions, signals
+from platform_auth.models import AuthEvent, RefreshSession
+from platform_auth.sessions import refresh_tokens
+from tests.conftest import PASSWORD, Api, code_of, make_user
+
+pytestmark = pytest.mark.django_db
+COOKIE = "__Host-refresh_token"
+
+
+@pytest.fixture
+def api(user: Any, clock: Any) -> Api:
+    """Signed in at a clock that stands still."""
+    api = Api()
+    api.login(user.email)
+    return api
+
+
+def row() -> dict[str, Any]:
+    """Return the only session's row, every column."""
+    return RefreshSession.objects.values().get()
+
+
+def is_refused(response: Any) -> bool:
+    return bool(
+        response.status_code == 401 and code_of(response) == "INVALID_CREDENTIALS" and not response.cookies
+    )
+
+
+class TestRotation:
+    """Rows 33, 34."""
+
+    def test_it_answers_exactly_the_three_keys_of_the_document(self, api: Api) -> None:
+        response = api.refresh()
+
+        assert response.status_code == 200
+        assert set(response.json()) == {"data"}
+        assert set(response.json()["data"]) == {"access_token", "expires", "refresh_token"}
+        assert response.json()["data"]["expires"] == 900
+        assert not response.cookies
+
+    def test_it_always_gives_another_refresh_token(self, api: Api) -> None:
+        tokens = [api.refresh_token, *(api.refreshed() for _ in range(5))]
+
+        assert len(set(tokens)) == 6
+        assert RefreshSession.objects.count() == 1
+
+    def test_the_new_access_token_works_and_names_the_same_session(self, api: Api) -> None:
+        before = api.get("/auth/sessions").json()["data"]
+        api.refreshed()
+        after = api.get("/auth/sessions").json()["data"]
+
+        assert [session["id"] for session in before] == [session["id"] for session in after]
+
+    def test_the_older_access_token_lives_on_until_it_expires(self, api: Api, clock: Any) -> None:
+        older = api.access_token
+        api.refreshed()
+
+        api.access_token = older
+        assert api.get("/api/whoami").status_code == 200
+        clock.shift(901)
+        assert code_of(api.get("/api/whoami")) == "TOKEN_EXPIRED"
+
+    def test_no_access_token_is_needed_and_none_is_read(self, api: Api, clock: Any) -> None:
+        clock.shift(3600)
+        for header in ("null", "Bearer null", f"Bearer {api.access_token}", "Basic Og=="):
+            response = api.post(
+                "/auth/refresh", {"refresh_token": api.refresh_token}, headers={"Authorization": header}
+            )
+            assert response.status_code == 200, header
+            api.refresh_token = response.json()["data"]["refresh_token"]
+
+    def test_it_tells_the_host(self, api: Api, user: Any) -> None:
+        heard: list[Any] = []
+        listen = lambda **kwargs: heard.append((kwargs["user"].pk, kwargs["session"].pk))  # noqa: E731
+        signals.refreshed.connect(listen)
+        try:
+            api.refreshed()
+        finally:
+            signals.refreshed.disconnect(listen)
+
+        assert heard == [(user.pk, RefreshSession.objects.get().pk)]
+
+    def test_nothing_in_the_database_is_a_token_or_yields_one(self, api: Api) -> None:
+        """Row 33."""
+        issued = [api.refresh_token or "", *(api.refreshed() for _ in range(3))]
+
+        with connection.cursor() as cursor:
+            tables = [table for table in connection.introspection.table_names() if "auth" in table]
+            dump = b""
+            for table in tables:
+                cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")
+                dump += repr(cursor.fetchall()).encode()
+        session = RefreshSession.objects.get()
+        for token in issued:
+            secret = base64.urlsafe_b64decode(token)[16:]
+            assert token.encode() not in dump
+            assert token[-40:].encode() not in dump
+            assert secret.hex().encode() not in dump
+            assert repr(secret)[2:-1].encode() not in dump
+        # All that a thief of the database could put together from it.
+        guesses = [
+            refresh_tokens.RefreshToken(session.key, bytes.fromhex(session.digest)),
+            refresh_tokens.RefreshToken(session.key, bytes.fromhex(session.digest)).successor(session.salt),
+            refresh_tokens.RefreshToken(session.key, bytes.fromhex(session.salt * 2)),
+        ]
+        assert not {str(guess) for guess in guesses} & set(issued)
+
+    def test_changing_the_secret_key_logs_nobody_out(self, api: Api, settings: Any) -> None:
+        settings.SECRET_KEY = "another-" + "y" * 60
+
+        assert api.refresh().status_code == 200
+
+
+class TestTheGracePeriod:
+    """Rows 38 to 40: an answer that was lost is given again."""
+
+    def test_the_spent_token_gives_the_same_successor(self, api: Api, clock: Any) -> None:
+        spent = api.refresh_token
+        successor = api.refreshed()
+        clock.shift(9.9)
+
+        again = api.refresh(spent)
+
+        assert again.status_code == 200
+        assert again.json()["data"]["refresh_token"] == successor
+        api.access_token = again.json()["data"]["access_token"]
+        assert api.get("/api/whoami").status_code == 200
+
+    def test_it_leaves_the_row_as_it_is(self, api: Api, clock: Any) -> None:
+        spent = api.refresh_token
+        api.refreshed()
+        before = row()
+        clock.shift(5)
+
+        api.post(
+            "/auth/refresh", {"refresh_token": spent}, headers={"User-Agent": "x"}, REMOTE_ADDR="203.0.113.4"
+        )
+
+        assert row() == before
+
+    def test_it_is_recorded(self, api: Api, user: Any) -> None:
+        spent = api.refresh_token
+        api.refreshed()
+        api.refresh(spent)
+
+        assert AuthEvent.objects.filter(kind="refresh_replayed", user=user).count() == 1
+
+    def test_exactly_ten_seconds_are_within_it(self, api: Api, clock: Any) -> None:
+        spent = api.refresh_token
+        api.refreshed()
+        clock.shift(10)
+
+        assert api.refresh(spent).status_code == 200
+
+    def test_after_it_the_session_is_over(self, api: Api, clock: Any) -> None:
+        spent = api.refresh_token
+        api.refreshed()
+        clock.shift(10.1)
+
+        assert is_refused(api.refresh(spent))
+        assert not RefreshSession.objects.exists()
+
+    def test_replays_extend_nothing(self, api: Api, clock: Any) -> None:
+        """Row 40."""
+        spent = api.refresh_token
+        api.refreshed()
+        clock.shift(9)
+        assert api.refresh(spent).status_code == 200
+        clock.shift(3)
+
+        assert is_refused(api.refresh(spent))
+        assert not RefreshSession.objects.exists()
+
+    def test_once_the_successor_is_used_the_spent_token_gives_nothing(self, api: Api, clock: Any) -> None:
+        oldest = api.refresh_token
+        api.refreshed()
+        api.refreshed()
+        before = row()
+        clock.shift(1)
+
+        assert is_refused(api.refresh(oldest))
+        assert row() == before
+        assert api.refresh().status_code == 200
+
+    def test_an_older_token_within_it_ends_nothing_and_later_everything(self, api: Api, clock: Any) -> None:
+        """Row 36: t0 → t1 → t2."""
+        oldest = api.refresh_token
+        api.refreshed()
+        api.refreshed()
+        clock.shift(10)
+        assert is_refused(api.refresh(oldest))
+        assert RefreshSession.objects.exists()
+
+        clock.shift(0.1)
+        assert is_refused(api.refresh(oldest))
+        assert is_refused(api.refresh())
+        assert api.get("/api/whoami").status_code == 401
+
+    @pytest.mark.parametrize(
+        ("configured", "within", "after"), [(0, 0, 0.1), (30, 30, 30.1), (3600, 60, 60.1)]
+    )
+    def test_the_setting_moves_it_to_sixty_seconds_at_most(
+        self, api: Api, clock: Any, configure: Any, configured: int, within: float, after: float
+    ) -> None:
+        configure(REFRESH_GRACE_PERIOD=timedelta(seconds=configured))
+        spent = api.refresh_token
+        successor = api.refreshed()
+        clock.shift(within)
+        assert api.refresh(spent).json()["data"]["refresh_token"] == successor
+        clock.shift(after - within + 0.001)
+
+        assert is_refused(api.refresh(spent))
+        assert not RefreshSession.objects.exists()
+
+    @pytest.mark.parametrize(
+        "cause", ["logout", "reuse", "revoked", "all revoked", "deleted by the admin", "expired"]
+    )
+    def test_it_never_applies_to_a_session_that_is_over(
+        self, api: Api, user: Any, clock: Any, cause: str
+    ) -> None:
+        """Row 38: six causes, a replay within a second."""
+        oldest = api.refresh_token
+        api.refreshed()
+        clock.shift(60)
+        spent = api.refresh_token
+        newest = api.refreshed()
+        session = RefreshSession.objects.get()
+        match cause:
+            case "logout":
+                api.post("/auth/logout", {"refresh_token": newest})
+            case "reuse":
+                clock.shift(10.5)
+                api.refresh(oldest)
+            case "revoked":
+                sessions.revoke(session)
+            case "all revoked":
+                sessions.revoke_all(user)
+            case "deleted by the admin":
+                RefreshSession.objects.all().delete()
+            case "expired":
+                RefreshSession.objects.update(expires_at=session.rotated_at + timedelta(seconds=0.5))
+        clock.shift(0.9)
+
+        assert is_refused(api.refresh(spent))
+        assert is_refused(api.refresh(newest))
+
+
+class TestReuse:
+    """Rows 36, 37."""
+
+    def test_it_ends_the_session_with_its_newest_token_and_access_tokens(self, api: Api, clock: Any) -> None:
+        stolen = api.refresh_token
+        api.refreshed()
+        clock.shift(11)
+
+        assert is_refused(api.refresh(stolen))
+        assert is_refused(api.refresh())
+        assert code_of(api.get("/api/whoami")) == "INVALID_TOKEN"
+
+    def test_the_thief_who_was_first_loses_what_was_got(self, api: Api, clock: Any) -> None:
+        thief = Api()
+        thief.refresh_token = api.refresh_token
+        thief.refreshed()
+        clock.shift(3600)
+
+        assert is_refused(api.refresh())
+        assert is_refused(thief.refresh())
+        assert thief.get("/api/whoami").status_code == 401
+
+    def test_other_sessions_live(self, api: Api, user: Any, clock: Any) -> None:
+        other, stranger = Api(), Api()
+        other.login(user.email)
+        stranger.login(make_user().email)
+        stolen = api.refresh_token
+        api.refreshed()
+        clock.shift(11)
+
+        api.refresh(stolen)
+
+        assert other.refresh().status_code == 200
+        assert stranger.refresh().status_code == 200
+
+    def test_any_older_token_reveals_it(self, api: Api, clock: Any) -> None:
+        oldest = api.refresh_token
+        for _ in range(20):
+            api.refreshed()
+        clock.shift(11)
+
+        assert is_refused(api.refresh(oldest))
+        assert not RefreshSession.objects.exists()
+
+    def test_it_is_recorded_and_told_once(self, api: Api, user: Any, clock: Any) -> None:
+        heard: list[Any] = []
+        listen = lambda **kwargs: heard.append((kwargs["user"].pk, kwargs["session"].pk))  # noqa: E731
+        session_id = RefreshSession.objects.get().pk
+        stolen = api.refresh_token
+        api.refreshed()
+        clock.shift(11)
+        signals.refresh_token_reused.connect(listen)
+        try:
+            api.refresh(stolen)
+            api.refresh(stolen)
+        finally:
+            signals.refresh_token_reused.disconnect(listen)
+
+        assert heard == [(user.pk, session_id)]
+        assert AuthEvent.objects.filter(kind="refresh_reused", user=user).count() == 1
+
+    @pytest.mark.django_db(transaction=True)
+    def test_the_revocation_outlives_the_answer(self, api: Api, clock: Any) -> None:
+        """Row 37: no transaction of the host's (ATOMIC_REQUESTS) can take it back."""
+        stolen = api.refresh_token
+        api.refreshed()
+        clock.shift(11)
+        was_atomic: list[bool] = []
+        listen = lambda **kwargs: was_atomic.append(connection.in_atomic_block)  # noqa: E731
+        signals.refresh_token_reused.connect(listen)
+        try:
+            api.refresh(stolen)
+        finally:
+            signals.refresh_token_reused.disconnect(listen)
+
+        assert was_atomic == [False]
+        assert not RefreshSession.objects.exists()
+
+
+class TestTheClock:
+    """Row 49: neither a used token comes to life, nor a session ends for a clock that moved."""
+
+    @pytest.mark.parametrize("back", [0.5, 5, 10])
+    def test_a_little_back_counts_as_within_the_grace_period(self, api: Api, clock: Any, back: float) -> None:
+        spent = api.refresh_token
+        successor = api.refreshed()
+        clock.shift(-back)
+
+        assert api.refresh(spent).json()["data"]["refresh_token"] == successor
+
+    @pytest.mark.parametrize("back", [10.5, 3600])
+    def test_further_back_is_401_and_ends_nothing(self, api: Api, clock: Any, back: float) -> None:
+        spent = api.refresh_token
+        api.refreshed()
+        before = row()
+        clock.shift(-back)
+
+        assert is_refused(api.refresh(spent))
+        assert row() == before
+        assert api.refresh().status_code == 200
+
+
+class TestLifetimes:
+    """Row 41: enforced at use, not by clean-up."""
+
+    def test_the_idle_life_is_seven_days_since_the_last_refresh(self, api: Api, clock: Any) -> None:
+        clock.shift(7 * 86400 - 1)
+        api.refreshed()
+        clock.shift(7 * 86400)
+
+        assert is_refused(api.refresh())
+
+    def test_the_absolute_life_is_thirty_days_since_the_login(self, api: Api, clock: Any) -> None:
+        for _ in range(29):
+            clock.shift(86400)
+            api.refreshed()
+        assert row()["expires_at"] == row()["created_at"] + timedelta(days=30)
+        clock.shift(86400 - 1)
+        api.refreshed()
+        clock.shift(1)
+
+        assert is_refused(api.refresh())
+        assert api.get("/api/whoami").status_code == 401
+
+    def test_an_access_token_never_outlives_its_session(self, api: Api, clock: Any) -> None:
+        for _ in range(29):
+            clock.shift(86400)
+            api.refreshed()
+        clock.shift(86400 - 100)
+
+        assert api.refresh().json()["data"]["expires"] == 100
+
+    def test_there_is_no_absolute_life_where_the_setting_is_none(
+        self, api: Api, clock: Any, configure: Any
+    ) -> None:
+        configure(SESSION_MAX_AGE=None)
+        for _ in range(10):
+            clock.shift(6 * 86400)
+            api.refreshed()
+
+        assert row()["expires_at"] - row()["rotated_at"] == timedelta(days=7)
+
+    def test_a_shorter_absolute_life_in_the_settings_ends_what_is_older(
+        self, api: Api, clock: Any, configure: Any
+    ) -> None:
+        """Row 35: a 200 would bring tokens that are over already."""
+        clock.shift(5 * 86400)
+        configure(SESSION_MAX_AGE=timedelta(days=1))
+
+        assert is_refused(api.refresh())
+
+    def test_a_shorter_life_in_the_settings_holds_for_old_sessions_at_their_next_refresh(
+        self, api: Api, clock: Any, configure: Any
+    ) -> None:
+        configure(REFRESH_TOKEN_TTL=timedelta(hours=1))
+        api.refreshed()
+        clock.shift(3600)
+
+        assert is_refused(api.refresh())
+
+
+class TestTheUser:
+    """Rows 26, 42."""
+
+    def test_one_who_is_no_longer_active_is_told_and_every_session_ends(self, api: Api, user: Any) -> None:
+        other = Api()
+        other.login(user.email)
+        type(user).objects.update(is_active=False)
+
+        response = api.refresh()
+
+        assert (response.status_code, code_of(response)) == (401, "USER_SUSPENDED")
+        assert not RefreshSession.objects.exists()
+        type(user).objects.update(is_active=True)
+        assert is_refused(api.refresh())
+        assert is_refused(other.refresh())
+
+    def test_one_who_is_gone_has_no_session(self, api: Api, user: Any) -> None:
+        user.delete()
+
+        assert is_refused(api.refresh())
+
+    def test_one_created_again_with_the_same_key_inherits_nothing(self, api: Api, user: Any) -> None:
+        primary_key = user.pk
+        user.delete()
+        make_user(id=primary_key)
+
+        assert is_refused(api.refresh())
+        assert api.get("/api/whoami").status_code == 401
+
+
+class TestWhatIsNoTokenOfOurs:
+    """Row 43: one answer, and no session is touched whose key the caller has not seen."""
+
+    @pytest.mark.parametrize(
+        "token",
+        ["", " ", "x", "A" * 63, "A" * 64, "A" * 65, "A" * 60_000, "é" * 64, "\x00", "\x00" * 64, "=" * 64, "+/" * 32,
+         "null", "undefined", "eyJhbGciOiJub25lIn0.e30.", "A" * 63 + "\n", "{}", "' OR 1=1 --"],
+    )  # fmt: skip
+    def test_is_401(self, api: Api, token: str) -> None:
+        before = row()
+
+        assert is_refused(api.post("/auth/refresh", {"refresh_token": token}))
+        assert row() == before
+
+    def test_a_lone_surrogate_is_401_like_any_unknown_token(self, api: Api) -> None:
+        response = api.client.post(
+            "/auth/refresh", b'{"refresh_token": "\\ud800"}', content_type="application/json"
+        )
+
+        assert is_refused(response)
+
+    @hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(token=st.one_of(st.text(max_size=80), st.binary(min_size=48, max_size=48)))
+    def test_whatever_it_is(self, api: Api, token: str | bytes) -> None:
+        before = row()
+        text = base64.urlsafe_b64encode(token).decode() if isinstance(token, bytes) else token
+
+        assert is_refused(api.post("/auth/refresh", {"refresh_token": text}))
+        assert row() == before
+
+    def test_ten_thousand_strings_touch_no_session(self, api: Api) -> None:
+        before = row()
+        good = base64.urlsafe_b64decode(api.refresh_token or "")
+        for number in range(10_000):
+            # A right secret under another key; most never reach the database's row.
+            key = secrets.token_bytes(16) if number % 2 else bytes(16)
+            text = base64.urlsafe_b64encode(key + good[16:]).decode()
+            with pytest.raises(errors.InvalidCredentials):
+                sessions.rotate(text if number % 10 == 0 else text[: number % 64])
+
+        assert row() == before
+
+    def test_the_key_of_a_session_with_another_secret_is_a_leak_only_after_the_grace_period(
+        self, api: Api, clock: Any
+    ) -> None:
+        key = base64.urlsafe_b64decode(api.refresh_token or "")[:16]
+        made_up = base64.urlsafe_b64encode(key + secrets.token_bytes(32)).decode()
+
+        assert is_refused(api.refresh(made_up))
+        assert RefreshSession.objects.exists()
+
+    def test_an_access_token_is_none(self, api: Api) -> None:
+        assert is_refused(api.refresh(api.access_token))
+
+    def test_no_token_at_all_is_400_naming_both_places(self, api: Api) -> None:
+        response = api.client.post("/auth/refresh", {}, content_type="application/json")
+
+        (error,) = response.json()["errors"]
+        assert response.status_code == 400
+        assert error["extensions"]["code"] == "INVALID_PAYLOAD"
+        assert error["extensions"]["field"] == "refresh_token"
+        assert "body" in error["extensions"]["reason"]
+        assert "cookie" in error["extensions"]["reason"]
+
+
+class TestAFailureOfOurs:
+    """Row 45: nothing is consumed."""
+
+    def test_a_key_that_cannot_sign_consumes_nothing(self, api: Api, settings: Any) -> None:
+        before = row()
+        good = settings.PLATFORM_AUTH
+        settings.PLATFORM_AUTH = {**good, "SIGNING_KEYS": ["too short"]}
+        api.client.raise_request_exception = False
+
+        response = api.refresh()
+
+        assert (response.status_code, code_of(response)) == (500, "INTERNAL_SERVER_ERROR")
+        assert row() == before
+        settings.PLATFORM_AUTH = good
+        assert api.refresh().status_code == 200
+
+    def test_a_refusal_by_its_mode_consumes_nothing(self, api: Api) -> None:
+        before = row()
+
+        assert api.refresh(mode="other").status_code == 400
+        assert row() == before
+
+    def test_a_refusal_by_the_limit_consumes_nothing(self, api: Api, configure: Any) -> None:
+        configure(LIMITS={"refresh": {"session": "1/m"}})
+        api.refreshed()
+        before = row()
+
+        response = api.refresh()
+
+        assert (response.status_code, code_of(response)) == (429, "REQUESTS_EXCEEDED")
+        assert row() == before
+
+    def test_a_signal_receiver_that_fails_changes_nothing(self, api: Api) -> None:
+        def failing(**kwargs: Any) -> None:
+            raise RuntimeError("the host's bug")
+
+        signals.refreshed.connect(failing)
+        try:
+            assert api.refresh().status_code == 200
+        finally:
+            signals.refreshed.disconnect(failing)
+
+
+class Replica:
+    """A host's router: whatever is only read comes from a database that lags (here: that is not there)."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "replica"
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "default"
+
+    def allow_relation(self, *args: Any, **hints: Any) -> bool:
+        return True
+
+
+class TestAReplica:
+    """Row 48: the state of a token is read where it is written."""
+
+    def test_no_question_about_a_session_goes_there(self, api: Api, clock: Any, settings: Any) -> None:
+        settings.DATABASE_ROUTERS = [f"{__name__}.Replica"]
+        spent = api.refresh_token
+
+        api.refreshed()
+
+        assert api.refresh(spent).status_code == 200
+        assert api.get("/api/whoami").status_code == 200
+        assert api.get("/auth/sessions").status_code == 200
+        clock.shift(11)
+        assert is_refused(api.refresh(spent))
+        assert api.post("/auth/logout", {"refresh_token": api.refresh_token}).status_code == 204
+
+
+class TestTheCookie:
+    """Contract, sections 3 and 4: a cookie is cleared only when its session is over for certain."""
+
+    @pytest.fixture
+    def browser(self, user: Any, clock: Any) -> Api:
+        browser = Api()
+        browser.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "cookie"})
+        return browser
+
+    def test_a_refresh_by_cookie_moves_the_cookie_on(self, browser: Api) -> None:
+        before = browser.client.cookies[COOKIE].value
+
+        response = browser.post("/auth/refresh")
+
+        assert response.status_code == 200
+        assert set(response.json()["data"]) == {"access_token", "expires"}
+        assert response.cookies[COOKIE].value not in ("", before)
+
+    def test_a_loser_of_a_race_keeps_its_cookie(self, browser: Api) -> None:
+        oldest = browser.client.cookies[COOKIE].value
+        browser.post("/auth/refresh")
+        browser.post("/auth/refresh")
+        browser.client.cookies[COOKIE] = oldest
+
+        response = browser.post("/auth/refresh")
+
+        assert is_refused(response)
+
+    def test_reuse_clears_it(self, browser: Api, clock: Any) -> None:
+        stolen = browser.client.cookies[COOKIE].value
+        browser.post("/auth/refresh")
+        clock.shift(11)
+        browser.client.cookies[COOKIE] = stolen
+
+        response = browser.post("/auth/refresh")
+
+        assert response.status_code == 401
+        assert (response.cookies[COOKIE].value, response.cookies[COOKIE]["max-age"]) == ("", 0)
+
+    def test_a_session_that_expired_clears_it(self, browser: Api, clock: Any) -> None:
+        clock.shift(8 * 86400)
+
+        response = browser.post("/auth/refresh")
+
+        assert response.cookies[COOKIE]["max-age"] == 0
+
+    def test_a_suspended_user_clears_it(self, browser: Api, user: Any) -> None:
+        type(user).objects.update(is_active=False)
+
+        response = browser.post("/auth/refresh")
+
+        assert code_of(response) == "USER_SUSPENDED"
+        assert response.cookies[COOKIE]["max-age"] == 0
+
+    @pytest.mark.parametrize("token", ["x", "", "A" * 64])
+    def test_a_bad_token_in_the_body_leaves_the_cookie_of_a_living_session(
+        self, browser: Api, token: str
+    ) -> None:
+        response = browser.post("/auth/refresh", {"refresh_token": token})
+
+        assert is_refused(response)
+        assert browser.post("/auth/refresh").status_code == 200
+
+    def test_json_mode_with_only_a_cookie_is_400(self, browser: Api) -> None:
+        """Row 44: a cookie's token never becomes readable."""
+        before = row()
+
+        response = browser.post("/auth/refresh", {"mode": "json"})
+
+        assert (response.status_code, code_of(response)) == (400, "INVALID_PAYLOAD")
+        assert row() == before
+        assert not response.cookies
+
+
+def test_the_grace_period_is_ten_seconds_by_default() -> None:
+    assert conf.DEFAULTS["REFRESH_GRACE_PERIOD"] == timedelta(seconds=10)

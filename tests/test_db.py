@@ -1,0 +1,141 @@
+"""What the database gave up on is tried again."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+
+from platform_auth import db, errors
+from platform_auth.models import RateCounter
+from tests.racing import together
+
+
+class Failing:
+    """A function that fails some times with what a driver raises, then returns."""
+
+    def __init__(self, times: int, cause: Exception) -> None:
+        self.times, self.cause, self.calls = times, cause, 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self.times:
+            raise OperationalError(*self.cause.args) from self.cause
+        return "done"
+
+
+class Driver(Exception):
+    """A driver's error."""
+
+    def __init__(self, *args: Any, sqlstate: str | None = None) -> None:
+        super().__init__(*args)
+        self.sqlstate = sqlstate
+
+
+GAVE_UP = {
+    "serialization failure": Driver("could not serialize", sqlstate="40001"),
+    "deadlock": Driver("deadlock detected", sqlstate="40P01"),
+    "MariaDB deadlock": Driver(1213, "Deadlock found"),
+    "MariaDB lock wait": Driver(1205, "Lock wait timeout exceeded"),
+    "SQLite": Driver("database is locked"),
+}
+
+
+class TestCompensated:
+    def test_what_was_done_is_undone_where_the_database_fails(self) -> None:
+        undone: list[str] = []
+
+        for failure in (OperationalError("gone"), InterfaceError("gone"), errors.ServiceUnavailable()):
+            with (
+                pytest.raises(type(failure)),
+                db.compensated(functools.partial(undone.append, "undone")),
+            ):
+                raise failure
+
+        assert undone == ["undone"] * 3
+
+    def test_not_where_it_went_well_or_was_refused(self) -> None:
+        undone: list[str] = []
+        undo = functools.partial(undone.append, "undone")
+
+        with db.compensated(undo):
+            pass
+        with pytest.raises(errors.InvalidOTP), db.compensated(undo):
+            raise errors.InvalidOTP
+
+        assert not undone
+
+    def test_a_database_that_cannot_undo_either_is_said_in_the_log(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def undo() -> None:
+            raise OperationalError("still gone")
+
+        with pytest.raises(OperationalError, match=r"^gone$"), db.compensated(undo):
+            raise OperationalError("gone")
+
+        assert "could not undo" in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+class TestRetried:
+    @pytest.mark.parametrize("cause", list(GAVE_UP.values()), ids=list(GAVE_UP))
+    def test_it_is_tried_three_more_times(self, cause: Exception) -> None:
+        function = Failing(3, cause)
+
+        assert db.retried(function)() == "done"
+        assert function.calls == 4
+
+    @pytest.mark.parametrize("cause", list(GAVE_UP.values()), ids=list(GAVE_UP))
+    def test_then_it_is_503(self, cause: Exception) -> None:
+        function = Failing(9, cause)
+
+        with pytest.raises(errors.ServiceUnavailable):
+            db.retried(function)()
+        assert function.calls == 4
+
+    def test_another_error_is_not(self) -> None:
+        function = Failing(1, Driver("connection refused", sqlstate="08006"))
+
+        with pytest.raises(DatabaseError):
+            db.retried(function)()
+        assert function.calls == 1
+
+    def test_nothing_is_within_a_transaction_of_the_caller(self) -> None:
+        function = Failing(1, GAVE_UP["deadlock"])
+
+        with pytest.raises(OperationalError), transaction.atomic():
+            db.retried(function)()
+        assert function.calls == 1
+
+
+@pytest.mark.race
+@pytest.mark.django_db(transaction=True)
+class TestARealDeadlock:
+    def test_both_get_through(self) -> None:
+        """Two transactions that take two rows in opposite order; the database ends one, which does it again."""
+        if connection.vendor == "sqlite":
+            pytest.skip("SQLite has one writer, so no deadlock")
+        for key in ("a", "b"):
+            RateCounter.objects.create(key=key, count=0, resets_at="2030-01-01T00:00:00Z")
+        met = threading.Barrier(2)
+        tries: list[str] = []
+
+        def take(first: str, second: str) -> None:
+            @db.retried
+            def both() -> None:
+                tries.append(first)
+                with transaction.atomic():
+                    RateCounter.objects.filter(key=first).update(count=1)
+                    if tries.count(first) == 1:
+                        met.wait(10)
+                    RateCounter.objects.filter(key=second).update(count=2)
+
+            both()
+
+        together(lambda: take("a", "b"), lambda: take("b", "a"))
+
+        assert len(tries) == 3
