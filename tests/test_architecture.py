@@ -26,6 +26,7 @@ LAYERS: list[str] = [
     "second_factor.verification providers.backends",
     "sessions",
     "login",
+    "login.password login.confirmation",
     "passwords second_factor.enrolment providers.identities providers.probe",
     "providers.flow",
     # The HTTP edge.
@@ -43,6 +44,8 @@ LAYERS: list[str] = [
     "management.commands.platform_auth_rotate_keys",
 ]
 LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer.split()}
+LAZY = {("models", "second_factor.verification")}
+"""The one import upward, made when called: django-otp knows a factor by its model, and asks it whether a code is right."""
 FIRST_OF_HTTP = LAYER_OF["http.cookies"]
 FIRST_LEAF = LAYER_OF["checks"]
 
@@ -101,7 +104,8 @@ def test_every_module_has_a_layer() -> None:
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_run_strictly_downward(name: str) -> None:
     for imported in own_imports(name, MODULES[name]):
-        assert LAYER_OF[imported] < LAYER_OF[name], f"{name} imports {imported}"
+        if (name, imported) not in LAZY:
+            assert LAYER_OF[imported] < LAYER_OF[name], f"{name} imports {imported}"
 
 
 def test_an_import_upward_is_found() -> None:

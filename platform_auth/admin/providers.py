@@ -23,7 +23,8 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from .. import caller, events, login
+from .. import caller, events
+from ..login import confirmation
 from ..models import AuthEvent, OAuthIdentity, OAuthProvider
 from ..providers import backends, flow, outbound, probe
 from .accounts import UserInlines as UserInlines
@@ -178,7 +179,7 @@ class OAuthProviderForm(ProviderModelForm):
         if (
             not user.has_usable_password()
             and user.last_login
-            and timezone.now() - user.last_login < login.RECENT
+            and timezone.now() - user.last_login < confirmation.RECENT
         ):
             return
         found = password and authenticate(self.request, username=user.get_username(), password=password)
@@ -207,7 +208,7 @@ class OAuthProviderAdmin(ProviderModelAdmin):
     change_form_template = "admin/platform_auth/oauthprovider/change_form.html"
     fieldsets = (
         (None, {"fields": ("key", "label", "kind", "callback_url", "icon", "order", "enabled")}),
-        (pgettext_lazy("OAuth provider", "Caller"), {"fields": ("client_id", "client_secret", "scopes")}),
+        (pgettext_lazy("OAuth provider", "Client"), {"fields": ("client_id", "client_secret", "scopes")}),
         (_("OpenID Connect, GitLab, Microsoft"), {"fields": ("issuer", "tenant")}),
         (_("Apple"), {"classes": ("collapse",), "fields": ("team_id", "key_id", "private_key")}),
         (

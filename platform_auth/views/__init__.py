@@ -11,10 +11,11 @@ from django.views.decorators.debug import sensitive_variables
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from .. import errors, login, passwords, sessions, signed_tokens
+from .. import errors, passwords, sessions, signed_tokens
 from ..conf import conf
 from ..http import answers, cookies, pages, payload, shapes
 from ..http.endpoint import ApiView, EnrolmentView, PasswordLoginView, SignedInView
+from ..login import password
 from ..providers import flow, identities
 from ..second_factor import enrolment
 
@@ -26,18 +27,8 @@ class LoginView(PasswordLoginView):
 
     def post(self, request: Request) -> Response:
         fields = self.read(shapes.LoginSerializer)
-        mode = fields.pop("mode", "json")
-        cookies.guard(self.http_request, mode)
-        verified = login.authenticate(self.http_request, **fields)
-        grant = sessions.open(
-            verified.user,
-            request=self.http_request,
-            mode=mode,
-            amr=verified.amr,
-            confirm=verified.confirm,
-            spent=verified.spent,
-            replacing=cookies.replaced_token(self.http_request, mode),
-        )
+        replacing = cookies.replaced_token(self.http_request, fields.get("mode", "json"))
+        grant = password.log_in(self.http_request, replacing=replacing, **fields)
         return cookies.respond(self.http_request, grant)
 
 
@@ -112,7 +103,7 @@ class OAuthCallbackView(ApiView):
             provider,
             flow.parameters_of(payload.take_query(self.http_request)),
             cookie=cookies.read_cookie(self.http_request, conf.cookie_name("flow")),
-            replacing=cookies.replaced_token(self.http_request),
+            replacing=cookies.cookie_token(self.http_request),
             request=self.http_request,
         )
         return cookies.respond_to_callback(self.http_request, outcome)
