@@ -41,9 +41,6 @@ class RefreshSessionQuerySet(models.QuerySet["RefreshSession"]):
         """Return the sessions whose time is not over."""
         return self.filter(expires_at__gt=now)
 
-    def with_user(self) -> RefreshSessionQuerySet:
-        return self.select_related("user")
-
     def expired(self, *, now: datetime) -> RefreshSessionQuerySet:
         return self.filter(expires_at__lte=now)
 
@@ -100,14 +97,6 @@ class RefreshSession(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
-
-    @property
-    def methods(self) -> list[str]:
-        """The `amr` claim."""
-        return self.amr.split()
-
-    def is_live(self, *, now: datetime) -> bool:
-        return self.expires_at > now
 
 
 class PasswordResetToken(models.Model):

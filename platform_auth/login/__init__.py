@@ -1,8 +1,12 @@
 """One way in for every kind of proof: evidence -> Grant.
 
-A password (`password`) and a provider (`providers.flow`) are sources of Evidence and nothing more. What every login
-has to pass stands here and in `sessions.open`, once: the account is active and is still what was verified, a second
-factor is shown where there is one, the policy is judged, and the code, the session and the event are one transaction.
+A password (`with_password`) and a provider (`providers.flow`) are sources of Evidence and nothing more. What every
+login has to pass stands in `log_in` and `sessions.open`, once: the account is active and still is what was verified, a
+second factor is shown where there is one, the policy is judged; the one-time password, the session and the event are
+one transaction.
+
+The limits count before a password is looked at, the one-time password is looked at only after the password was right,
+and one answer stands for every reason why a password did not do (ASVS 6.3.8).
 """
 
 from __future__ import annotations
@@ -10,12 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from django.contrib.auth import authenticate
+from django.contrib.auth.hashers import check_password
 from django.http import HttpRequest
 from django.views.decorators.debug import sensitive_variables
 
-from .. import caller, errors, events, limits, sessions, signals
+from .. import backends, caller, errors, events, limits, sessions, signals
 from ..models import AuthEvent
 from ..sessions import Grant
+
+AXES_RETRY_AFTER = 60
+"""Seconds that a client is told to wait where django-axes has locked it out."""
 
 
 class Evidence(NamedTuple):
@@ -42,6 +51,35 @@ class Evidence(NamedTuple):
 
 
 @sensitive_variables()
+def with_password(
+    request: HttpRequest,
+    *,
+    email: str,
+    password: str,
+    otp: str | None = None,
+    mode: str = "json",
+    replacing: str | None = None,
+) -> Grant:
+    """Log in the user whose email and password (and one-time password) these are.
+
+    Raises RequestsExceeded, InvalidCredentials or InvalidOTP. A failure of the database costs no attempt.
+    """
+    attempt = take_attempt(request, email)
+    with limits.given_back_on_outage(attempt):
+        evidence = Evidence(
+            _authenticate(request, email, password),
+            ("pwd",),
+            otp=otp,
+            # Not `fresh.check_password`: it writes an upgraded hash without looking whether the password was changed
+            # meanwhile, and so could bring the old one back.
+            confirm=lambda fresh: check_password(password, fresh.password),
+            email=email,
+            attempt=attempt,
+        )
+        return log_in(evidence, mode=mode, replacing=replacing, request=request)
+
+
+@sensitive_variables()
 def log_in(
     evidence: Evidence, *, mode: str = "json", replacing: str | None = None, request: HttpRequest
 ) -> Grant:
@@ -64,7 +102,7 @@ def log_in(
             replacing=replacing,
         )
     except (errors.InvalidOTP, errors.RequestsExceeded) as refusal:
-        _tell_refusal(evidence, refusal, request)
+        _report_refusal(evidence, refusal, request)
         raise
     if evidence.attempt is not None:
         limits.give_back_login(evidence.attempt)
@@ -84,14 +122,34 @@ def take_attempt(request: HttpRequest, email: str) -> limits.LoginAttempt:
 
 
 @sensitive_variables()
-def _tell_refusal(evidence: Evidence, refusal: errors.PlatformAuthError, request: HttpRequest) -> None:
+def _authenticate(request: HttpRequest, email: str, password: str) -> Any:
+    """Ask `django.contrib.auth.authenticate`, so that the host's other backends (LDAP, django-axes) have their say."""
+    user = authenticate(request, username=email, email=email, password=password)
+    if getattr(request, "axes_locked_out", False):
+        _record_failure(request, email, "limited")
+        raise errors.RequestsExceeded(AXES_RETRY_AFTER)
+    if user is None or not user.is_active:
+        _record_failure(request, email, "credentials")
+        raise errors.InvalidCredentials
+    return user
+
+
+def _record_failure(request: HttpRequest, email: str, reason: str) -> None:
+    """Record a failed login. The look-up names the account to its admin, and is done for every address alike."""
+    user = backends.find_by_email(email)
+    events.record(AuthEvent.Kind.LOGIN_FAILED, user=user, who=caller.of(request), reason=reason)
+    events.announce(signals.login_failed, user=user, request=request, email=email, reason=reason)
+
+
+@sensitive_variables()
+def _report_refusal(evidence: Evidence, refusal: errors.PlatformAuthError, request: HttpRequest) -> None:
+    """Record and announce a login that a missing or wrong one-time password ends."""
     if evidence.otp is None:
         if evidence.provider:
             # No failure: the callback of a provider cannot bring a code, and asks for it next.
             return
-        events.record(
-            AuthEvent.Kind.FACTOR_FAILED, user=evidence.user, who=caller.of(request), reason="missing"
-        )
+        who = caller.of(request)
+        events.record(AuthEvent.Kind.FACTOR_FAILED, user=evidence.user, who=who, reason="missing")
         if evidence.attempt is not None:
             limits.give_back_address(evidence.attempt)
     events.announce(

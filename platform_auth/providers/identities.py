@@ -71,7 +71,10 @@ def link(
     """
     _check_domain(provider, account)
     session = (
-        RefreshSession.objects.with_user().live(now=timezone.now()).filter(pk=uuid.UUID(session_id)).first()
+        RefreshSession.objects.select_related("user")
+        .live(now=timezone.now())
+        .filter(pk=uuid.UUID(session_id))
+        .first()
     )
     if session is None or not session.user.is_active:
         raise errors.InvalidCredentials

@@ -205,9 +205,9 @@ def _turn_on(
     confirmed = PendingFactor.objects.filter(pk=pending.pk, sealed_secret=pending.sealed_secret)
     if not confirmed.delete()[0]:
         raise errors.InvalidPayload(_("Ask for a new secret: this one is used."), field="secret")
-    methods = [*session.methods, *([] if "otp" in session.methods else ["otp"])]
+    amr = " ".join(dict.fromkeys([*session.amr.split(), "otp"]))
     kept = RefreshSession.objects.filter(pk=session.pk)
-    if not kept.update(tfa_required=False, amr=" ".join(methods)):
+    if not kept.update(tfa_required=False, amr=amr):
         raise errors.InvalidToken(challenge=True)
     TOTPFactor.objects.filter(user=user, confirmed=False).delete()
     factor = TOTPFactor(user=user, name=_("Authenticator app"), last_step=step, last_used_at=timezone.now())
@@ -216,7 +216,7 @@ def _turn_on(
     verification.replace_recovery_codes(user, raw_codes)
     sessions.revoke_all(user, keep=session)
     events.record(AuthEvent.Kind.FACTOR_ENABLED, user=user, who=who, session_id=session.id)
-    session.tfa_required, session.amr = False, " ".join(methods)
+    session.tfa_required, session.amr = False, amr
 
 
 @sensitive_variables()

@@ -29,8 +29,8 @@ from ..caller import Caller
 from ..conf import conf
 from ..models import AuthEvent, Mode, RefreshSession
 from ..second_factor import verification
-from . import access_tokens, refresh_tokens
-from .refresh_tokens import RefreshToken
+from . import tokens
+from .tokens import RefreshToken
 
 _ATTEMPTS = 3
 _ORDER = list(Mode)
@@ -92,7 +92,7 @@ def open(
                 otp=otp,
                 factor_satisfied=factor_satisfied,
                 once=once,
-                replacing=refresh_tokens.parse(replacing) if replacing else None,
+                replacing=tokens.parse_refresh_token(replacing) if replacing else None,
             )
             break
         except _Changed:
@@ -121,7 +121,7 @@ def rotate(
     `mode`: where the answer travels; None keeps the session's for a cookie's token and is `json` for another. Raises
     InvalidCredentials, UserSuspended, InvalidPayload (a mode that goes back), RequestsExceeded.
     """
-    presented = refresh_tokens.parse(raw_token)
+    presented = tokens.parse_refresh_token(raw_token)
     if presented is None:
         raise errors.InvalidCredentials(session_over=from_cookie)
     # Counted once a request, however often a race makes it try.
@@ -137,7 +137,7 @@ def rotate(
 @sensitive_variables()
 def end(raw_token: str, *, request: HttpRequest | None = None, reason: str = "") -> None:
     """End the session that a refresh token belongs to, a spent one too. Unknown tokens are no error (RFC 7009, 2.2)."""
-    token = refresh_tokens.parse(raw_token)
+    token = tokens.parse_refresh_token(raw_token)
     if token is None:
         return
     session = _take(AuthEvent.Kind.LOGGED_OUT, caller.of(request), reason, key=token.key)
@@ -184,7 +184,9 @@ def of(user: Any) -> list[RefreshSession]:
 
 def find_live(session_id: uuid.UUID) -> RefreshSession:
     """Return the live session of an access token, joined with its active user. Raises InvalidToken. One statement."""
-    session = RefreshSession.objects.with_user().live(now=timezone.now()).filter(pk=session_id).first()
+    session = (
+        RefreshSession.objects.select_related("user").live(now=timezone.now()).filter(pk=session_id).first()
+    )
     if session is None or not session.user.is_active:
         raise errors.InvalidToken(challenge=True)
     return session
@@ -220,7 +222,7 @@ def _open(
     if once is not None:
         once()
     now = timezone.now()
-    token = refresh_tokens.mint(uuid.uuid4())
+    token = tokens.new_refresh_token(uuid.uuid4())
     session = RefreshSession(
         user=user,
         key=token.key,
@@ -265,9 +267,9 @@ def _rotate(
 ) -> Grant:
     now = timezone.now()
     for _attempt in range(_ATTEMPTS):
-        session = RefreshSession.objects.with_user().filter(key=presented.key).first()
+        session = RefreshSession.objects.select_related("user").filter(key=presented.key).first()
         # By the setting of today too: a SESSION_MAX_AGE that was lowered ends what is older.
-        if session is None or not session.is_live(now=now) or _expiry(session.created_at, now) <= now:
+        if session is None or min(session.expires_at, _expiry(session.created_at, now)) <= now:
             raise errors.InvalidCredentials(session_over=True)
         if not session.user.is_active:
             revoke_all(session.user)
@@ -307,7 +309,7 @@ def _advance(
     Everything that can fail, such as signing, comes before it: a refresh that fails consumes nothing.
     """
     who = caller.of(request)
-    salt = refresh_tokens.new_salt()
+    salt = tokens.new_salt()
     successor = presented.successor(salt)
     changes: dict[str, Any] = {
         "digest": successor.digest,
@@ -446,7 +448,7 @@ def _provider_will_do(provider: str) -> bool:
 
 @sensitive_variables()
 def _grant(session: RefreshSession, token: RefreshToken, *, mode: str, now: datetime) -> Grant:
-    access_token, expires_in = access_tokens.issue(session, now=now)
+    access_token, expires_in = tokens.issue_access_token(session, now=now)
     return Grant(access_token, str(token), expires_in, Mode(mode), session)
 
 

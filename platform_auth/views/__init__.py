@@ -11,11 +11,10 @@ from django.views.decorators.debug import sensitive_variables
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from .. import errors, passwords, sessions, signed_tokens
+from .. import errors, login, passwords, sessions, signed_tokens
 from ..conf import conf
 from ..http import answers, cookies, pages, payload, shapes
 from ..http.endpoint import ApiView, EnrolmentView, PasswordLoginView, SignedInView
-from ..login import password
 from ..providers import flow, identities
 from ..second_factor import enrolment
 
@@ -28,7 +27,7 @@ class LoginView(PasswordLoginView):
     def post(self, request: Request) -> Response:
         fields = self.read(shapes.LoginSerializer)
         replacing = cookies.replaced_token(self.http_request, fields.get("mode", "json"))
-        grant = password.log_in(self.http_request, replacing=replacing, **fields)
+        grant = login.with_password(self.http_request, replacing=replacing, **fields)
         return cookies.respond(self.http_request, grant)
 
 
