@@ -369,5 +369,5 @@ def _over() -> errors.InvalidPayload:
 
 def _identity_of(pending: Pending, provider: OAuthProvider) -> OAuthIdentity | None:
     rows = OAuthIdentity.objects.filter(pk=pending.identity, provider=provider)
-    identity = rows.select_related("user__platform_auth_factor").first()
+    identity = rows.select_related("user").first()
     return identity if identity is not None and pending.is_of(identity.user) else None

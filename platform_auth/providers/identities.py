@@ -138,7 +138,7 @@ def _link_to_session(
 def _find(provider: OAuthProvider, account: ProviderAccount) -> OAuthIdentity | None:
     digest = OAuthIdentity.digest(account.issuer, account.subject)
     rows = OAuthIdentity.objects.filter(provider=provider, subject_digest=digest)
-    return rows.select_related("user__platform_auth_factor").first()
+    return rows.select_related("user").first()
 
 
 @db.retried

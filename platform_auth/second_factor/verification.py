@@ -18,7 +18,6 @@ import re
 import secrets
 from typing import Any, NoReturn
 
-from django.core.exceptions import ObjectDoesNotExist
 from django.db import DatabaseError
 from django.db.models import F
 from django.utils import timezone
@@ -41,17 +40,8 @@ _READ_AS = str.maketrans("ilo", "110")
 _RECOVERY_SHAPE = re.compile(r"[0-9A-Za-z]{4}(?:-?[0-9A-Za-z]{4}){3}")
 
 
-def of(user: Any) -> TOTPFactor | None:
-    """Return a user's factor, or None; no statement where the log-in has joined it."""
-    try:
-        factor = user.platform_auth_factor
-    except ObjectDoesNotExist:
-        return None
-    return factor if factor is not None and factor.confirmed else None
-
-
 def is_enrolled(user: Any) -> bool:
-    """Ask the database, not what was joined earlier, whether a user has a factor."""
+    """Return whether a user has a factor that is confirmed."""
     return bool(TOTPFactor.objects.filter(user_id=user.pk, confirmed=True).exists())
 
 

@@ -327,7 +327,6 @@ class TestWhatIsAFactor:
     """Row 16: only one that is confirmed, and only the user's own."""
 
     def test_none_is_none(self, user: Any) -> None:
-        assert verification.of(user) is None
         assert not verification.is_enrolled(user)
         with pytest.raises(errors.InvalidOTP):
             verification.verify(user, "123456", who=WHO)
@@ -338,7 +337,6 @@ class TestWhatIsAFactor:
         TOTPFactor.objects.update(confirmed=False)
         user.refresh_from_db()
 
-        assert verification.of(user) is None
         assert not verification.is_enrolled(user)
         with pytest.raises(errors.InvalidOTP):
             verification.verify(user, code(secret), who=WHO)
@@ -350,22 +348,6 @@ class TestWhatIsAFactor:
         with pytest.raises(errors.InvalidOTP):
             verification.verify(other, code(secret), who=WHO)
         assert django_otp.verify_token(other, factor.persistent_id, code(secret)) is None
-
-    def test_what_a_log_in_joined_costs_no_statement(
-        self, factor: TOTPFactor, user: Any, django_assert_num_queries: Any
-    ) -> None:
-        joined = type(user).objects.select_related("platform_auth_factor").get(pk=user.pk)
-
-        with django_assert_num_queries(0):
-            assert verification.of(joined) == factor
-
-    def test_enrolment_is_asked_of_the_database_not_of_what_was_joined(
-        self, factor: TOTPFactor, user: Any
-    ) -> None:
-        assert verification.of(user) is not None
-        TOTPFactor.objects.all().delete()
-
-        assert not verification.is_enrolled(user)
 
 
 class TestPolicy:
