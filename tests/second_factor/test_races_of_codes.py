@@ -287,7 +287,7 @@ class TestEnrolment:
 
             assert answers[0].status_code == 200, answers
             assert set(tally(answers)) <= {200, 401}, tally(answers)
-            assert [session.methods for session in RefreshSession.objects.filter(user=user)] == [
+            assert [session.amr.split() for session in RefreshSession.objects.filter(user=user)] == [
                 ["pwd", "otp"]
             ]
 
@@ -319,4 +319,6 @@ class TestEnrolment:
 
         assert enabled.status_code == 200
         assert [answer.status_code for answer in late] == [401]
-        assert [session.methods for session in RefreshSession.objects.filter(user=user)] == [["pwd", "otp"]]
+        assert [session.amr.split() for session in RefreshSession.objects.filter(user=user)] == [
+            ["pwd", "otp"]
+        ]
