@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from . import errors, sessions
 from .http import cookies
 from .models import RefreshSession
-from .sessions import access_tokens
+from .sessions import tokens
 
 
 class AccessTokenAuthentication(BaseAuthentication):
@@ -33,7 +33,7 @@ class AccessTokenAuthentication(BaseAuthentication):
         raw_token = _read(request)
         if raw_token is None:
             return None
-        claims = access_tokens.verify(raw_token)
+        claims = tokens.verify_access_token(raw_token)
         session = sessions.find_live(claims.session_id)
         if str(session.user_id) != claims.user_id:
             raise errors.InvalidToken(challenge=True)
@@ -55,15 +55,15 @@ class StatelessAccessTokenAuthentication(BaseAuthentication):
     """Believe the token: no statement, and a revoked session lives until its access token expires.
 
     `request.user` holds its primary key; any other field is loaded when first used. `request.auth` is
-    `access_tokens.Claims`.
+    `tokens.Claims`.
     """
 
     @sensitive_variables()
-    def authenticate(self, request: Request) -> tuple[Any, access_tokens.Claims] | None:
+    def authenticate(self, request: Request) -> tuple[Any, tokens.Claims] | None:
         raw_token = _read(request)
         if raw_token is None:
             return None
-        claims = access_tokens.verify(raw_token)
+        claims = tokens.verify_access_token(raw_token)
         if claims.tfa_required:
             raise errors.TFARequired
         return _deferred_user(claims.user_id), claims

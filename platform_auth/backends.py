@@ -29,10 +29,8 @@ def find_by_email(email: str) -> Any:
     """
     user_model = get_user_model()
     field = user_model.get_email_field_name()
-    candidates = (
-        user_model._default_manager.alias(platform_auth_email=Lower(field))
-        .filter(platform_auth_email=email.lower())
-        .select_related("platform_auth_factor")
+    candidates = user_model._default_manager.alias(platform_auth_email=Lower(field)).filter(
+        platform_auth_email=email.lower()
     )
     hits = [user for user in candidates if _same_address(email, getattr(user, field) or "")]
     return hits[0] if len(hits) == 1 else None

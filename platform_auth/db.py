@@ -1,30 +1,27 @@
-"""What the database decides: rows locked by a conditional UPDATE, and what it gave up on tried again.
+"""What the database decides: rows locked by a conditional UPDATE, work done in one transaction or not at all.
 
 Whatever ends sessions (a reset, a change, a new factor, a deactivation) and whatever opens one locks the user's row
 first, so of two at the same moment the second sees the first. An UPDATE and not SELECT ... FOR UPDATE: its row count
 decides on every database, SQLite with its one writer included.
 
-The statements retried are safe to repeat: the database rolled them back, and a conditional UPDATE or DELETE decides
-again. Inside a transaction of the caller nothing is tried again, since the whole of it is lost.
+Where the database gives up (a serialization failure, a deadlock), the whole transaction is tried again: it was rolled
+back, so nothing is done twice.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections, router
+from django.contrib.auth import get_user_model
+from django.db import DatabaseError, connections, models, router, transaction
 from django.db.models import F
 from django.views.decorators.debug import sensitive_variables
 
 from . import errors
-
-logger = logging.getLogger("platform_auth")
 
 ATTEMPTS = 4
 """The first and three more."""
@@ -36,8 +33,59 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class PrimaryManager(models.Manager[Any]):
+    """Asks the database that is written to: a lagging replica must not bring a spent token back to life."""
+
+    def get_queryset(self) -> models.QuerySet[Any]:
+        return super().get_queryset().using(self._db or router.db_for_write(self.model))
+
+
+class AppendOnlyQuerySet(models.QuerySet[Any]):
+    """Rows are added and, past their time, pruned. Nothing else, but that a user who is deleted is forgotten."""
+
+    def update(self, **kwargs: Any) -> int:
+        if kwargs != {"user": None}:
+            raise TypeError("These rows are never changed.")
+        return super().update(**kwargs)
+
+    def bulk_create(self, *args: Any, update_conflicts: bool = False, **kwargs: Any) -> list[Any]:
+        if update_conflicts:
+            raise TypeError("These rows are never changed.")
+        return super().bulk_create(*args, **kwargs)
+
+    def delete(self) -> NoReturn:
+        raise TypeError("These rows are never deleted, except by platform_auth_prune.")
+
+    def prune(self) -> int:
+        """Delete these rows; return how many. For platform_auth_prune alone."""
+        return super().delete()[0]
+
+
+class AppendOnlyModel(models.Model):
+    """A row that is written once. Its manager is made of AppendOnlyQuerySet, and is the base manager too."""
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError("These rows are never changed.")
+        super().save(*args, **{**kwargs, "force_insert": True})
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("These rows are never deleted, except by platform_auth_prune.")
+
+
+def alias() -> str:
+    """Return the database of the users, which is that of our tables too (check E015)."""
+    return router.db_for_write(get_user_model())
+
+
 def retried(function: Callable[P, R]) -> Callable[P, R]:
-    """Call a function again, three times, where the database gave up; then raise ServiceUnavailable."""
+    """Call a function again, three times, where the database gave up; then raise ServiceUnavailable.
+
+    Inside a transaction of the caller nothing is tried again, since the whole of it is lost.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -55,17 +103,26 @@ def retried(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-@contextmanager
-def compensated(undo: Callable[[], None]) -> Iterator[None]:
-    """Undo what was done before where the database fails in here, so that the 503 has consumed nothing."""
-    try:
-        yield
-    except (errors.ServiceUnavailable, OperationalError, InterfaceError):
-        try:
-            undo()
-        except (errors.ServiceUnavailable, DatabaseError, InterfaceError):
-            logger.warning("the database could not undo what it left half done", exc_info=True)
-        raise
+def in_transaction(function: Callable[P, R]) -> Callable[P, R]:
+    """Call a function in a transaction of its own, again where the database gave up: see `retried`.
+
+    What it raises takes back what it wrote, except a refusal with `keeps_changes`: the count of a wrong one-time
+    password outlives the answer that reports it.
+    """
+
+    @retried
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with transaction.atomic(using=alias()):
+            try:
+                return function(*args, **kwargs)
+            except errors.PlatformAuthError as error:
+                if not error.keeps_changes:
+                    raise
+                refusal = error
+        raise refusal
+
+    return wrapper
 
 
 def gave_up(error: DatabaseError) -> bool:

@@ -54,6 +54,8 @@ class PlatformAuthError(drf.APIException):
     """The value of WWW-Authenticate, where the answer carries one."""
     session_over: bool = False
     """True when the session whose token was presented is over for certain, so that its cookies may be cleared."""
+    keeps_changes: bool = False
+    """True when what was written before it, such as a count, stays: see `db.in_transaction`."""
 
     def __init__(self, message: str | Promise | None = None, **extensions: Any) -> None:
         super().__init__(detail=str(message or self.message), code=self.code)
@@ -136,6 +138,7 @@ class InvalidOTP(PlatformAuthError):
     status_code = 401
     code = "INVALID_OTP"
     message = _("The one-time password is missing or wrong.")
+    keeps_changes = True
 
 
 class UserSuspended(PlatformAuthError):
@@ -233,6 +236,7 @@ class RequestsExceeded(PlatformAuthError):
     status_code = 429
     code = "REQUESTS_EXCEEDED"
     message = _("Too many requests.")
+    keeps_changes = True
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(retry_after=max(1, retry_after))

@@ -5,9 +5,8 @@ A count is taken before the work that it limits, in one atomic step, so that par
 database where the cache is down or its `incr` is not atomic. What is counted is an HMAC: the cache holds no addresses
 and no e-mails.
 
-One-time passwords are always counted in the database, so that the count survives a restart, and by the times of all
-that count, so that their limits hold for any 15 minutes and any 24 hours: windows that start anew let nearly twice as
-many pass around an edge.
+Wrong one-time passwords are rows, so that the count survives a restart, and their limits hold for any 15 minutes and
+any 24 hours: windows that start again would let nearly twice as many pass around an edge.
 
 No limit changes a user's row, and none can lock a victim out: see `take_login`.
 """
@@ -20,20 +19,21 @@ import logging
 import math
 import time
 import unicodedata
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.core.cache import cache, caches
 from django.core.cache.backends.base import BaseCache
-from django.db import IntegrityError, router, transaction
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, router, transaction
 from django.db.models import F
 from django.utils import timezone
 
 from . import db, errors
 from .caller import Caller
 from .conf import Rate, conf, derive_key
-from .models import RateCounter
+from .models import FailedCode, RateCounter
 
 logger = logging.getLogger("platform_auth")
 
@@ -59,13 +59,6 @@ class LoginAttempt(NamedTuple):
     address: Taken | None
     account_and_address: Taken | None
     account: Taken | None
-
-
-class OTPAttempt(NamedTuple):
-    """One one-time password counted, to be given back."""
-
-    key: str
-    at: float
 
 
 def take_login(email: str, who: Caller, *, is_familiar: Callable[[], bool]) -> LoginAttempt:
@@ -99,11 +92,17 @@ def give_back_login(attempt: LoginAttempt) -> None:
         _clear(attempt.account_and_address)
 
 
-def return_login(attempt: LoginAttempt) -> None:
-    """After a log-in that could not be looked at: return what it took, and nothing else."""
-    for taken in attempt:
-        if taken:
-            _give_back(taken)
+@contextmanager
+def given_back_on_outage(attempt: LoginAttempt) -> Iterator[None]:
+    """Return what a log-in took, and nothing else, where the database fails in here: a 503 costs no attempt."""
+    try:
+        yield
+    except (errors.ServiceUnavailable, OperationalError, InterfaceError):
+        # Counts in the database cannot be returned while it is down.
+        with suppress(errors.ServiceUnavailable, DatabaseError, InterfaceError):
+            for taken in filter(None, attempt):
+                _give_back(taken)
+        raise
 
 
 def give_back_address(attempt: LoginAttempt) -> None:
@@ -136,48 +135,38 @@ def allows_password_mail(email: str) -> bool:
     return True
 
 
-@db.retried
-def take_otp(user: Any) -> OTPAttempt:
-    """Count a one-time password of a user that is about to be checked. Raises Limited, with the longest wait.
+def otp_wait(user: Any) -> float:
+    """Return for how many seconds no further one-time password of a user is looked at; 0: one is.
 
-    A refusal counts for neither limit.
+    Until both limits have room again. Whoever checks a code holds its factor's row from this question to
+    `add_wrong_otp`, so that parallel guesses see each other.
     """
-    with transaction.atomic(using=router.db_for_write(RateCounter)):
-        row = _lock(_otp_key(user))
-        now = time.time()
-        wait = _otp_wait(row.times, now)
-        if not wait:
-            _add(row, now)
-            return OTPAttempt(row.key, now)
-        is_first = not row.refused
-        if is_first:
-            row.refused = True
-            row.save(update_fields=["refused"])
-    raise Limited(wait, is_first=is_first)
+    now = timezone.now()
+    since = now - otp_window()
+    rows = FailedCode.objects.filter(user_id=user.pk, failed_at__gt=since).order_by("failed_at")
+    failed = list(rows.values_list("failed_at", flat=True))
+    waits = [0.0]
+    for name in ("short", "long"):
+        limit, window = conf.rate("otp", name)
+        counting = [at for at in failed if at + window > now]
+        if len(counting) >= limit:
+            waits.append((counting[-limit] + window - now).total_seconds())
+    return max(waits)
 
 
-@db.retried
-def give_back_otp(attempt: OTPAttempt) -> None:
-    """After a right one: return its own count. Earlier failures stay, or a busy user would feed a guesser."""
-    with transaction.atomic(using=router.db_for_write(RateCounter)):
-        row = _lock(attempt.key)
-        times = row.times
-        if attempt.at in times:
-            # One of them: two may have the same time.
-            times.remove(attempt.at)
-            row.times = times
-            row.save(update_fields=["taken"])
+def add_wrong_otp(user: Any) -> None:
+    """Count a wrong one-time password of a user."""
+    FailedCode.objects.create(user=user)
 
 
 def clear_otp(user: Any) -> None:
     """After the factor is gone: the guesses at it say nothing about the next one."""
-    RateCounter.objects.filter(key=_otp_key(user)).update(taken="", refused=False)
+    FailedCode.objects.filter(user_id=user.pk).delete()
 
 
-def allows_otp(user: Any) -> bool:
-    """Return whether a one-time password of a user would be looked at now; count nothing."""
-    row = RateCounter.objects.filter(key=_otp_key(user)).first()
-    return row is None or not _otp_wait(row.times, time.time())
+def otp_window() -> timedelta:
+    """Return how long a wrong one-time password counts."""
+    return max(conf.rate("otp", name).window for name in ("short", "long"))
 
 
 def cache_is_atomic() -> bool:
@@ -265,40 +254,6 @@ def _make(key: str, **fields: Any) -> bool:
     return True
 
 
-def _lock(key: str) -> RateCounter:
-    """Return a counter, made where there is none, locked for the rest of the transaction.
-
-    An UPDATE first, so that a transaction of SQLite need not turn from reading to writing.
-    """
-    rows = RateCounter.objects.filter(key=key)
-    if not rows.update(refused=F("refused")) and not _make(key, resets_at=timezone.now()):
-        rows.update(refused=F("refused"))
-    row: RateCounter = rows.get()
-    return row
-
-
-def _add(row: RateCounter, now: float) -> None:
-    """Write one more time, beside those that still count for any limit."""
-    longest = max(conf.rate("otp", name).window for name in ("short", "long"))
-    row.times = sorted([*(at for at in row.times if at + longest.total_seconds() > now), now])
-    row.refused = False
-    # Then none of them counts, and the row may be pruned.
-    row.resets_at = timezone.now() + longest
-    row.save(update_fields=["taken", "refused", "resets_at"])
-
-
-def _otp_wait(times: list[float], now: float) -> float:
-    """Return for how many seconds no further one is looked at: until all limits have room again. 0: one is."""
-    waits = [0.0]
-    for name in ("short", "long"):
-        rate = conf.rate("otp", name)
-        window = rate.window.total_seconds()
-        counting = [at for at in times if at + window > now]
-        if len(counting) >= rate.limit:
-            waits.append(counting[-rate.limit] + window - now)
-    return max(waits)
-
-
 def _account(email: str) -> str:
     """Return what all spellings of an e-mail share: case and compatibility forms are folded."""
     return unicodedata.normalize("NFKC", email).casefold()
@@ -307,7 +262,3 @@ def _account(email: str) -> str:
 def _digest(subject: str) -> str:
     key = derive_key(conf.django_secrets[0], label="limits")
     return hmac.digest(key, subject.encode(errors="surrogatepass"), hashlib.sha256).hex()[:32]
-
-
-def _otp_key(user: Any) -> str:
-    return f"platform_auth:otp:{user.pk}"

@@ -9,12 +9,12 @@ import hashlib
 import re
 import uuid
 from datetime import datetime
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import Group
 from django.core.validators import RegexValidator
-from django.db import connections, models, router
+from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
@@ -22,14 +22,8 @@ from django.views.decorators.debug import sensitive_variables
 from django_otp.models import Device, DeviceManager
 
 from . import sealing
+from .db import AppendOnlyModel, AppendOnlyQuerySet, PrimaryManager
 from .second_factor import totp
-
-
-class PrimaryManager(models.Manager[Any]):
-    """Asks the database that is written to: a lagging replica must not bring a spent token back to life."""
-
-    def get_queryset(self) -> models.QuerySet[Any]:
-        return super().get_queryset().using(self._db or router.db_for_write(self.model))
 
 
 class Mode(models.TextChoices):
@@ -39,10 +33,6 @@ class Mode(models.TextChoices):
     COOKIE = "cookie", "cookie"
     SESSION = "session", "session"
 
-    @property
-    def rank(self) -> int:
-        return list(Mode).index(self)
-
 
 class RefreshSessionQuerySet(models.QuerySet["RefreshSession"]):
     """Questions about sessions."""
@@ -51,32 +41,8 @@ class RefreshSessionQuerySet(models.QuerySet["RefreshSession"]):
         """Return the sessions whose time is not over."""
         return self.filter(expires_at__gt=now)
 
-    def with_user(self) -> RefreshSessionQuerySet:
-        return self.select_related("user")
-
     def expired(self, *, now: datetime) -> RefreshSessionQuerySet:
         return self.filter(expires_at__lte=now)
-
-    def take(self, **lookup: uuid.UUID) -> RefreshSession | None:
-        """Delete the one session of a unique field and return it; None where somebody was first.
-
-        One statement (DELETE ... RETURNING) where the database has it: PostgreSQL, SQLite, MariaDB. Elsewhere two,
-        of which the row count of the second decides.
-        """
-        ((name, value),) = lookup.items()
-        connection = connections[self.db]
-        field: Any = self.model._meta.get_field(name)
-        if connection.features.can_return_rows_from_bulk_insert and connection.vendor != "oracle":
-            quote = connection.ops.quote_name
-            sql = (
-                f"DELETE FROM {quote(self.model._meta.db_table)} WHERE {quote(field.column)} = %s RETURNING *"  # noqa: S608
-            )
-            taken = list(self.raw(sql, [field.get_db_prep_value(value, connection)]))
-            return taken[0] if taken else None
-        session = self.filter(**{name: value}).first()
-        if session is None or not self.filter(**{name: value}).delete()[0]:
-            return None
-        return session
 
 
 class RefreshSession(models.Model):
@@ -132,14 +98,6 @@ class RefreshSession(models.Model):
     def __str__(self) -> str:
         return str(self.id)
 
-    @property
-    def methods(self) -> list[str]:
-        """The `amr` claim."""
-        return self.amr.split()
-
-    def is_live(self, *, now: datetime) -> bool:
-        return self.expires_at > now
-
 
 class PasswordResetToken(models.Model):
     """A reset link that is still good. Deleting it spends the token: one caller sees the row count 1."""
@@ -174,25 +132,34 @@ class PasswordResetToken(models.Model):
         return str(self.id)
 
 
-class CountedCode(str):
-    """A one-time password whose attempt is counted already. The mark goes through django-otp with the code."""
-
-
-class AttemptGuard(Protocol):
-    """Counts what comes through django-otp, such as the form of its admin site."""
-
-    def is_open(self, factor: TOTPFactor) -> bool:
-        """Return whether an attempt is left; take none."""
-
-    def verify(self, factor: TOTPFactor, code: str) -> bool:
-        """Take an attempt and let the factor spend the code; False where either is refused."""
-
-
 class FactorManager(PrimaryManager, DeviceManager):
     """django-otp's, asking the primary."""
 
 
-class TOTPFactor(Device):
+class SealedSecret(models.Model):
+    """The secret of an authenticator, sealed for one row alone."""
+
+    sealed_secret = models.TextField(editable=False)
+
+    class Meta:
+        abstract = True
+
+    @property
+    def seal_purpose(self) -> str:
+        """What the secret is sealed for."""
+        raise NotImplementedError
+
+    @sensitive_variables()
+    def set_secret(self, raw_secret: str) -> None:
+        self.sealed_secret = sealing.seal(self.seal_purpose, raw_secret)
+
+    @property
+    def secret(self) -> str:
+        """The secret in clear, as base32. Raises sealing.SealBroken."""
+        return sealing.unseal(self.seal_purpose, self.sealed_secret)
+
+
+class TOTPFactor(SealedSecret, Device):
     """A user's confirmed authenticator (RFC 6238). One a user; the secret is sealed for that user alone."""
 
     user = models.OneToOneField(
@@ -202,7 +169,6 @@ class TOTPFactor(Device):
         related_name="platform_auth_factor",
         help_text=_("The user that this factor belongs to."),
     )
-    sealed_secret = models.TextField(editable=False)
     # The last time step whose code was accepted: each step passes once.
     last_step = models.BigIntegerField(editable=False, default=-1)
     created_at = models.DateTimeField(_("enabled at"), default=timezone.now)
@@ -216,9 +182,6 @@ class TOTPFactor(Device):
         # What `user.platform_auth_factor` asks.
         base_manager_name = "objects"
 
-    # Set by `factors`. Not a setting: without it django-otp's callers are refused, never let through uncounted.
-    guard: ClassVar[AttemptGuard | None] = None
-
     def __str__(self) -> str:
         return str(_("Authenticator app"))
 
@@ -226,30 +189,21 @@ class TOTPFactor(Device):
     def seal_purpose(self) -> str:
         return f"totp:{self.user_id}"
 
-    @sensitive_variables()
-    def set_secret(self, raw_secret: str) -> None:
-        self.sealed_secret = sealing.seal(self.seal_purpose, raw_secret)
-
-    @property
-    def secret(self) -> str:
-        """The secret in clear, as base32. Raises sealing.SealBroken."""
-        return sealing.unseal(self.seal_purpose, self.sealed_secret)
-
     def verify_is_allowed(self) -> tuple[bool, dict[str, Any] | None]:
         """Return whether `verify_token` would look at a code now. Counts nothing."""
-        if self.guard is None or not self.guard.is_open(self):
-            return False, {"error_message": _("Too many requests.")}
-        return True, None
+        # Imported when called: django-otp finds the rest of us through this model, and nothing else here does.
+        from .second_factor import verification
+
+        if verification.may_try(self.user):
+            return True, None
+        return False, {"error_message": _("Too many requests.")}
 
     @sensitive_variables()
     def verify_token(self, token: str) -> bool:
-        """Accept a code as `spend` does, counted by the limit of one-time passwords.
+        """Accept a code that comes through django-otp, such as its admin site's form, by the same limit as ours."""
+        from .second_factor import verification
 
-        Called under the row's lock by `django_otp.verify_token`, from wherever that is called.
-        """
-        if isinstance(token, CountedCode):
-            return self.spend(token)
-        return self.guard is not None and self.guard.verify(self, token)
+        return verification.verify_elsewhere(self, token)
 
     @sensitive_variables()
     def spend(self, code: str) -> bool:
@@ -269,13 +223,12 @@ class TOTPFactor(Device):
         return True
 
 
-class PendingFactor(models.Model):
+class PendingFactor(SealedSecret):
     """A secret that `generate` gave to a session and that no code has confirmed. It turns nothing on."""
 
     # No foreign key: a session that ends takes nothing along that matters, and rows expire by themselves.
     session_id = models.UUIDField(primary_key=True, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
-    sealed_secret = models.TextField(editable=False)
     created_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField()
 
@@ -295,14 +248,25 @@ class PendingFactor(models.Model):
     def seal_purpose(self) -> str:
         return f"totp-pending:{self.session_id}"
 
-    @sensitive_variables()
-    def set_secret(self, raw_secret: str) -> None:
-        self.sealed_secret = sealing.seal(self.seal_purpose, raw_secret)
 
-    @property
-    def secret(self) -> str:
-        """The secret in clear, as base32. Raises sealing.SealBroken."""
-        return sealing.unseal(self.seal_purpose, self.sealed_secret)
+class FailedCode(models.Model):
+    """A wrong one-time password. It counts for a day, in the database, so that no restart forgives it."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    failed_at = models.DateTimeField(default=timezone.now)
+
+    objects = PrimaryManager()
+
+    class Meta:
+        verbose_name = _("wrong one-time password")
+        verbose_name_plural = _("wrong one-time passwords")
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["user", "failed_at"], name="platform_auth_failed_code"),
+            models.Index(fields=["failed_at"], name="platform_auth_failed_code_at"),
+        ]
+
+    def __str__(self) -> str:
+        return f"#{self.pk}"
 
 
 class RecoveryCodeQuerySet(models.QuerySet["RecoveryCode"]):
@@ -585,13 +549,10 @@ class UsedState(models.Model):
 
 
 class RateCounter(models.Model):
-    """A limit's count where the cache cannot hold it: one-time passwords always, the rest when the cache is down."""
+    """A limit's count where the cache cannot hold it: it is down, or does not count in one step."""
 
     key = models.CharField(max_length=128, primary_key=True, editable=False)
     count = models.PositiveIntegerField(default=0)
-    # In place of the count, of limits that hold for any stretch of time: `times` as text. No JSONField, about which
-    # Django asks the database at every check.
-    taken = models.TextField(blank=True, default="", editable=False)
     # Whether the last answer was a refusal: the first one is worth an event.
     refused = models.BooleanField(default=False, editable=False)
     resets_at = models.DateTimeField()
@@ -608,38 +569,8 @@ class RateCounter(models.Model):
     def __str__(self) -> str:
         return self.key
 
-    @property
-    def times(self) -> list[float]:
-        """When each was taken, in Unix seconds, oldest first."""
-        return [float(text) for text in self.taken.split()]
 
-    @times.setter
-    def times(self, times: list[float]) -> None:
-        self.taken = " ".join(map(repr, times))
-
-
-class AuthEventQuerySet(models.QuerySet["AuthEvent"]):
-    """Events are added and, past their time, pruned. Nothing else, but that a user who is deleted is forgotten."""
-
-    def update(self, **kwargs: Any) -> int:
-        if kwargs != {"user": None}:
-            raise TypeError("Events are never changed.")
-        return super().update(**kwargs)
-
-    def bulk_create(self, *args: Any, update_conflicts: bool = False, **kwargs: Any) -> list[AuthEvent]:
-        if update_conflicts:
-            raise TypeError("Events are never changed.")
-        return super().bulk_create(*args, **kwargs)
-
-    def delete(self) -> NoReturn:
-        raise TypeError("Events are never deleted, but by platform_auth_prune.")
-
-    def prune(self) -> int:
-        """Delete these events; return how many. For platform_auth_prune alone."""
-        return super().delete()[0]
-
-
-class AuthEvent(models.Model):
+class AuthEvent(AppendOnlyModel):
     """Something that happened. Rows are added and, past their time, pruned; never changed."""
 
     class Kind(models.TextChoices):
@@ -692,7 +623,7 @@ class AuthEvent(models.Model):
     # SHA-256 of the session's id, shortened: events outlive sessions and must not name a live one.
     session_digest = models.CharField(_("session"), max_length=16, blank=True)
 
-    objects = AuthEventQuerySet.as_manager()
+    objects: ClassVar[models.Manager[Any]] = AppendOnlyQuerySet.as_manager()
 
     class Meta:
         verbose_name = pgettext_lazy("authentication", "event")
@@ -706,11 +637,3 @@ class AuthEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.created_at:%Y-%m-%d %H:%M:%S} {self.kind}"
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise TypeError("Events are never changed.")
-        super().save(*args, **{**kwargs, "force_insert": True})
-
-    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError("Events are never deleted, but by platform_auth_prune.")

@@ -1,9 +1,9 @@
 """Signed tokens (JWT): the keys, the kinds, and the checks that all kinds share.
 
-The one module that knows djangorestframework-simplejwt. Its `Token` and `TokenBackend` read the host's global
-SIMPLE_JWT; everything that would is overridden here, so neither side sees the other. Rules of RFC 8725: one
-algorithm, one `typ` for each kind, keys only from the settings, every claim required and compared exactly. Headers
-that name or carry keys (`jku`, `jwk`, `x5c`, `x5u`) or ask for extensions (`crit`, `b64`, `zip`) are refused unread.
+The one module that knows djangorestframework-simplejwt, of which it takes the `TokenBackend` alone: its tokens, views
+and settings read the host's global SIMPLE_JWT. Rules of RFC 8725: one algorithm, one `typ` for each kind, keys only
+from the settings, every claim required and compared exactly. Headers that name or carry keys (`jku`, `jwk`, `x5c`,
+`x5u`) or ask for extensions (`crit`, `b64`, `zip`) are refused unread.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 from jwt.algorithms import get_default_algorithms
 from rest_framework_simplejwt.backends import TokenBackend
-from rest_framework_simplejwt.exceptions import ExpiredTokenError, TokenBackendError, TokenError
-from rest_framework_simplejwt.tokens import Token
+from rest_framework_simplejwt.exceptions import TokenBackendError
 
 from . import errors
 from .conf import Algorithm, conf
@@ -88,8 +87,7 @@ def public_keys() -> list[dict[str, Any]]:
 @sensitive_variables()
 def sign(kind: Kind, claims: dict[str, Any], *, now: datetime, lifetime: timedelta) -> str:
     """Return a token with these claims beside the common ones; a `jti` among them is kept."""
-    token = SignedToken(kind)
-    token.payload = {
+    payload = {
         "jti": str(uuid.uuid4()),
         **claims,
         "token_type": kind.token_type,
@@ -98,63 +96,34 @@ def sign(kind: Kind, claims: dict[str, Any], *, now: datetime, lifetime: timedel
         "iat": int(now.timestamp()),
         "exp": int((now + lifetime).timestamp()),
     }
-    return str(token)
+    return _Backend(kind).encode(payload)
 
 
 @sensitive_variables()
 def verify(kind: Kind, raw_token: str) -> dict[str, Any]:
-    """Return the claims of a token of this kind. Raises TokenExpired, or InvalidToken for everything else."""
+    """Return the claims of a token of this kind. Raises TokenExpired, or InvalidToken for everything else.
+
+    Each claim must be there, of its exact type, and nothing else; only then it is asked whether its time is over.
+    """
     try:
-        return SignedToken(kind, raw_token).payload
-    except ExpiredTokenError:
-        raise errors.TokenExpired from None
-    except TokenError:
+        claims = _Backend(kind).decode(raw_token)
+    except TokenBackendError:
         raise errors.InvalidToken from None
-
-
-class SignedToken(Token):
-    """simplejwt's token with our kinds, claims and keys, and none of the host's SIMPLE_JWT."""
-
-    token_type = "unused"  # noqa: S105 - the kind says it; simplejwt wants one
-    lifetime = timedelta(0)
-    payload: dict[str, Any]
-
-    def __init__(self, kind: Kind, token: Any = None) -> None:
-        self.kind = kind
-        super().__init__(token)
-
-    def __repr__(self) -> str:
-        return f"<SignedToken {self.kind.token_type}>"
-
-    def get_token_backend(self) -> TokenBackend:
-        return _Backend(self.kind)
-
-    def set_exp(self, *args: Any, **kwargs: Any) -> None:
-        """Leave it: `sign` sets every claim."""
-
-    set_iat = set_exp
-    set_jti = set_exp
-
-    def verify(self) -> None:
-        """Check that each claim is there, of its exact type, and nothing else is; then whether its time is over.
-
-        Raises TokenError, ExpiredTokenError.
-        """
-        claims = self.payload
-        wanted = _COMMON_CLAIMS | self.kind.claims
-        good = (
-            wanted <= claims.keys() <= wanted | self.kind.optional_claims
-            and claims["token_type"] == self.kind.token_type
-            and claims["iss"] == conf.ISSUER
-            and claims["aud"] == conf.AUDIENCE
-            and all(type(claims[name]) is int for name in ("iat", "exp"))
-            and all(isinstance(claims[name], str) and claims[name] for name in ("sub", "jti"))
-            and claims["iat"] <= math.ceil((timezone.now() + CLOCK_SKEW).timestamp())
-        )
-        if not good:
-            raise TokenError("claims")
-        if claims["exp"] <= timezone.now().timestamp():
-            raise ExpiredTokenError("expired")
+    wanted = _COMMON_CLAIMS | kind.claims
+    good = (
+        wanted <= claims.keys() <= wanted | kind.optional_claims
+        and claims["token_type"] == kind.token_type
+        and claims["iss"] == conf.ISSUER
+        and claims["aud"] == conf.AUDIENCE
+        and all(type(claims[name]) is int for name in ("iat", "exp"))
+        and all(isinstance(claims[name], str) and claims[name] for name in ("sub", "jti"))
+        and claims["iat"] <= math.ceil((timezone.now() + CLOCK_SKEW).timestamp())
+    )
+    if not good:
+        raise errors.InvalidToken
+    if claims["exp"] <= timezone.now().timestamp():
+        raise errors.TokenExpired
+    return claims
 
 
 class _Backend(TokenBackend):
@@ -179,7 +148,7 @@ class _Backend(TokenBackend):
                 algorithms=[self.algorithm],
                 audience=conf.AUDIENCE,
                 issuer=conf.ISSUER,
-                # `iat` and `exp` are judged in SignedToken.verify, behind all that says whose token it is.
+                # `iat` and `exp` are judged by the caller, behind all that says whose token it is.
                 options={
                     "require": sorted(_COMMON_CLAIMS),
                     "strict_aud": True,

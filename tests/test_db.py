@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import DatabaseError, OperationalError, connection, transaction
 
 from platform_auth import db, errors
 from platform_auth.models import RateCounter
@@ -44,42 +43,6 @@ GAVE_UP = {
 }
 
 
-class TestCompensated:
-    def test_what_was_done_is_undone_where_the_database_fails(self) -> None:
-        undone: list[str] = []
-
-        for failure in (OperationalError("gone"), InterfaceError("gone"), errors.ServiceUnavailable()):
-            with (
-                pytest.raises(type(failure)),
-                db.compensated(functools.partial(undone.append, "undone")),
-            ):
-                raise failure
-
-        assert undone == ["undone"] * 3
-
-    def test_not_where_it_went_well_or_was_refused(self) -> None:
-        undone: list[str] = []
-        undo = functools.partial(undone.append, "undone")
-
-        with db.compensated(undo):
-            pass
-        with pytest.raises(errors.InvalidOTP), db.compensated(undo):
-            raise errors.InvalidOTP
-
-        assert not undone
-
-    def test_a_database_that_cannot_undo_either_is_said_in_the_log(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        def undo() -> None:
-            raise OperationalError("still gone")
-
-        with pytest.raises(OperationalError, match=r"^gone$"), db.compensated(undo):
-            raise OperationalError("gone")
-
-        assert "could not undo" in caplog.text
-
-
 @pytest.mark.django_db(transaction=True)
 class TestRetried:
     @pytest.mark.parametrize("cause", list(GAVE_UP.values()), ids=list(GAVE_UP))
@@ -110,6 +73,48 @@ class TestRetried:
         with pytest.raises(OperationalError), transaction.atomic():
             db.retried(function)()
         assert function.calls == 1
+
+
+@pytest.mark.django_db(transaction=True)
+class TestInTransaction:
+    def write(self, error: Exception | None) -> None:
+        @db.in_transaction
+        def function() -> None:
+            RateCounter.objects.create(key="a", resets_at="2030-01-01T00:00:00Z")
+            if error is not None:
+                raise error
+
+        function()
+
+    def test_what_goes_well_is_committed(self) -> None:
+        self.write(None)
+
+        assert RateCounter.objects.exists()
+
+    @pytest.mark.parametrize("error", [errors.InvalidCredentials(), ValueError(), OperationalError("gone")])
+    def test_what_is_raised_takes_back_what_was_written(self, error: Exception) -> None:
+        with pytest.raises(type(error)):
+            self.write(error)
+
+        assert not RateCounter.objects.exists()
+
+    @pytest.mark.parametrize("error", [errors.InvalidOTP(), errors.RequestsExceeded(1)])
+    def test_a_refusal_that_must_keep_its_count_commits_it(self, error: Exception) -> None:
+        with pytest.raises(type(error)):
+            self.write(error)
+
+        assert RateCounter.objects.exists()
+
+    def test_the_whole_is_tried_again_where_the_database_gave_up(self) -> None:
+        fails = Failing(3, GAVE_UP["deadlock"])
+
+        @db.in_transaction
+        def function() -> str:
+            RateCounter.objects.create(key=f"a{fails.calls}", resets_at="2030-01-01T00:00:00Z")
+            return fails()
+
+        assert function() == "done"
+        assert [row.key for row in RateCounter.objects.all()] == ["a3"]
 
 
 @pytest.mark.race

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import time
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.core.cache.backends.locmem import LocMemCache
-from django.db import connection
+from django.core.management import call_command
+from django.db import OperationalError, connection
 
 from platform_auth import caller, errors, limits
-from platform_auth.models import AuthEvent, RateCounter
+from platform_auth.models import AuthEvent, FailedCode, RateCounter
 from tests.conftest import NOW, PASSWORD, Api, code_of, make_user
 
 pytestmark = pytest.mark.django_db
@@ -390,37 +391,38 @@ class TestTheOneTimePassword:
 
     SHORT, LONG = 900, 86400
 
-    def take(self, user: Any, count: int = 1) -> list[limits.OTPAttempt]:
-        """Take as many as are allowed, at most some."""
-        taken = []
+    def fail(self, user: Any, count: int = 1) -> list[float]:
+        """Have wrong codes counted, as many as are looked at; return when."""
+        at = []
         for _ in range(count):
-            with contextlib.suppress(limits.Limited):
-                taken.append(limits.take_otp(user))
-        return taken
+            if not limits.otp_wait(user):
+                limits.add_wrong_otp(user)
+                at.append(time.time())
+        return at
 
-    def wait(self, user: Any) -> int:
-        """Return the Retry-After of a refusal."""
-        with pytest.raises(errors.RequestsExceeded) as refusal:
-            limits.take_otp(user)
-        return int(refusal.value.headers["Retry-After"])
+    def wait(self, user: Any) -> float:
+        """Return the wait of a user whose next code is not looked at."""
+        seconds = limits.otp_wait(user)
+        assert seconds
+        return seconds
 
     def test_ten_in_a_quarter_and_35_in_a_day(self, user: Any, clock: Any) -> None:
         taken = 0
         for _quarter in range(5):
-            taken += len(self.take(user, 12))
+            taken += len(self.fail(user, 12))
             clock.shift(901)
         assert taken == 35
 
         clock.shift(self.LONG)
-        limits.take_otp(user)
+        assert not limits.otp_wait(user)
 
     def test_nowhere_is_there_an_edge_around_which_more_pass(self, user: Any, clock: Any) -> None:
         """One try, then ten more just before and just after its quarter is over."""
-        self.take(user)
+        self.fail(user)
         clock.shift(self.SHORT - 10)
-        taken = self.take(user, 12)
+        taken = self.fail(user, 12)
         clock.shift(11)
-        taken += self.take(user, 12)
+        taken += self.fail(user, 12)
 
         assert len(taken) == 10
 
@@ -430,7 +432,7 @@ class TestTheOneTimePassword:
         taken: list[float] = []
         tries = min(300, 2 * self.LONG // pace)
         for number in range(tries):
-            taken += [attempt.at for attempt in self.take(user, number % 4)]
+            taken += self.fail(user, number % 4)
             clock.shift(pace)
 
         assert taken
@@ -441,130 +443,76 @@ class TestTheOneTimePassword:
     def test_each_place_is_free_again_by_itself(self, user: Any, clock: Any) -> None:
         """Not all at once: a try of now has its place for the whole of the time."""
         for _ in range(10):
-            self.take(user)
+            self.fail(user)
             clock.shift(10)
 
         assert self.wait(user) == self.SHORT - 100
         clock.shift(self.SHORT - 100)
-        assert len(self.take(user, 3)) == 1
+        assert len(self.fail(user, 3)) == 1
         assert self.wait(user) == 10
 
     def test_few_failures_keep_nobody_out(self, user: Any, clock: Any) -> None:
         """One a day for as long as one likes."""
         for _day in range(60):
-            limits.take_otp(user)
+            assert self.fail(user)
             clock.shift(self.LONG - 60)
 
     def test_the_longer_of_two_waits_is_told(self, user: Any, clock: Any) -> None:
         """Both limits are hit: it is the day that one waits for."""
         for _ in range(3):
-            assert len(self.take(user, 10)) == 10
+            assert len(self.fail(user, 10)) == 10
             clock.shift(self.SHORT)
-        assert len(self.take(user, 5)) == 5
+        assert len(self.fail(user, 5)) == 5
         assert self.wait(user) == self.LONG - 3 * self.SHORT
 
         clock.shift(self.LONG - 3 * self.SHORT)
-        assert len(self.take(user, 12)) == 10
+        assert len(self.fail(user, 12)) == 10
 
     def test_both_hit_at_once(self, user: Any, clock: Any, configure: Any) -> None:
         configure(LIMITS={"otp": {"short": "2/15m", "long": "3/d"}})
-        self.take(user)
+        self.fail(user)
         clock.shift(1000)
-        self.take(user, 2)
+        self.fail(user, 2)
 
         assert self.wait(user) == self.LONG - 1000
 
-    def test_a_right_one_gives_back_its_own_count_only(self, user: Any, clock: Any) -> None:
-        self.take(user, 9)
-        for _ in range(20):
-            clock.shift(1)
-            limits.give_back_otp(limits.take_otp(user))
-        limits.take_otp(user)
-
-        assert self.wait(user) == self.SHORT - 20
-
-    def test_it_is_its_own_and_not_the_last(self, user: Any, clock: Any) -> None:
-        under_way = limits.take_otp(user)
-        clock.shift(100)
-        self.take(user, 9)
-
-        limits.give_back_otp(under_way)
-
-        limits.take_otp(user)
-        assert self.wait(user) == self.SHORT
-
-    def test_what_was_refused_meanwhile_takes_nothing_from_it(self, user: Any) -> None:
-        self.take(user, 9)
-        under_way = limits.take_otp(user)
-        self.wait(user)
-
-        limits.give_back_otp(under_way)
-
-        limits.take_otp(user)
-
-    def test_one_given_back_late_is_no_other_one(self, user: Any, clock: Any) -> None:
-        """A check that takes a quarter of an hour and a day: its place was free again long ago."""
-        under_way = limits.take_otp(user)
-        clock.shift(self.LONG)
-        self.take(user, 10)
-
-        limits.give_back_otp(under_way)
-
-        assert self.wait(user) == self.SHORT
-
-    def test_a_refusal_by_one_limit_takes_nothing_from_the_other(self, user: Any, clock: Any) -> None:
-        self.take(user, 100)
-        clock.shift(self.SHORT + 1)
-
-        limits.take_otp(user)
-
-    def test_the_question_whether_one_would_be_looked_at_takes_none(
-        self, user: Any, django_assert_num_queries: Any
-    ) -> None:
-        for _ in range(20):
-            with django_assert_num_queries(1):
-                assert limits.allows_otp(user)
-        self.take(user, 10)
-
-        assert not limits.allows_otp(user)
-
     def test_those_of_one_user_can_be_cleared(self, user: Any) -> None:
         other = make_user()
-        self.take(user, 10)
-        self.take(other, 10)
+        self.fail(user, 10)
+        self.fail(other, 10)
 
         limits.clear_otp(user)
 
-        assert len(self.take(user, 12)) == 10
-        assert not limits.allows_otp(other)
+        assert len(self.fail(user, 12)) == 10
+        assert limits.otp_wait(other)
 
     def test_a_configured_limit_holds(self, user: Any, configure: Any, clock: Any) -> None:
         configure(LIMITS={"otp": {"short": "3/20s", "long": "5/m"}})
 
-        assert len(self.take(user, 9)) == 3
+        assert len(self.fail(user, 9)) == 3
         clock.shift(20)
-        assert len(self.take(user, 9)) == 2
+        assert len(self.fail(user, 9)) == 2
         clock.shift(40)
-        assert len(self.take(user, 9)) == 3
+        assert len(self.fail(user, 9)) == 3
 
     def test_a_lower_limit_waits_for_as_many_as_it_allows(
         self, user: Any, configure: Any, clock: Any
     ) -> None:
         for _ in range(5):
-            self.take(user)
+            self.fail(user)
             clock.shift(10)
         configure(LIMITS={"otp": {"short": "2/15m"}})
 
         assert self.wait(user) == self.SHORT - 20
 
-    def test_no_more_is_kept_than_counts(self, user: Any, clock: Any) -> None:
-        for _ in range(100):
-            self.take(user)
-            clock.shift(self.LONG / 50)
+    def test_what_no_longer_counts_is_pruned(self, user: Any, clock: Any) -> None:
+        self.fail(user, 3)
+        clock.shift(self.LONG + 1)
+        self.fail(user, 2)
 
-        row = RateCounter.objects.get(key__contains=":otp:")
-        assert len(row.times) <= 35
-        assert abs(row.resets_at.timestamp() - max(row.times) - self.LONG) < 1
+        call_command("platform_auth_prune", verbosity=0)
+
+        assert FailedCode.objects.count() == 2
 
 
 class TestACountGivenBack:
@@ -595,6 +543,33 @@ class TestACountGivenBack:
         limits.give_back_login(first)
 
         limits.take_login("d@example.com", who, is_familiar=bool)
+
+
+class TestAnOutage:
+    """A 503 costs no attempt."""
+
+    def counts(self) -> list[int]:
+        return list(RateCounter.objects.order_by("key").values_list("count", flat=True))
+
+    def test_what_a_login_took_is_given_back(self, settings: Any, clock: Any) -> None:
+        caches(settings, "django.core.cache.backends.dummy.DummyCache")
+        attempt = limits.take_login("a@example.com", caller.Caller(HERE, ""), is_familiar=bool)
+        assert self.counts() == [1, 1, 1]
+
+        for failure in (OperationalError("gone"), errors.ServiceUnavailable()):
+            with pytest.raises(type(failure)), limits.given_back_on_outage(attempt):
+                raise failure
+
+        assert self.counts() == [0, 0, 0]
+
+    def test_not_where_it_was_refused(self, settings: Any, clock: Any) -> None:
+        caches(settings, "django.core.cache.backends.dummy.DummyCache")
+        attempt = limits.take_login("a@example.com", caller.Caller(HERE, ""), is_familiar=bool)
+
+        with pytest.raises(errors.InvalidCredentials), limits.given_back_on_outage(attempt):
+            raise errors.InvalidCredentials
+
+        assert self.counts() == [1, 1, 1]
 
 
 class TestThePasswordMail:

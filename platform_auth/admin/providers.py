@@ -23,7 +23,8 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from .. import caller, events, login
+from .. import caller, events
+from ..login import confirmation
 from ..models import AuthEvent, OAuthIdentity, OAuthProvider
 from ..providers import backends, flow, outbound, probe
 from .accounts import UserInlines as UserInlines
@@ -178,7 +179,7 @@ class OAuthProviderForm(ProviderModelForm):
         if (
             not user.has_usable_password()
             and user.last_login
-            and timezone.now() - user.last_login < login.RECENT
+            and timezone.now() - user.last_login < confirmation.RECENT
         ):
             return
         found = password and authenticate(self.request, username=user.get_username(), password=password)

@@ -125,9 +125,18 @@ def guard(request: HttpRequest, mode: str) -> None:
         require_same_origin(request)
 
 
-def replaced_token(request: HttpRequest, mode: str = Mode.COOKIE) -> str | None:
-    """Return the refresh token whose cookie a log-in in this mode replaces."""
-    return None if mode == Mode.JSON else request.COOKIES.get(conf.cookie_name("refresh"))
+def replaced_token(request: HttpRequest, mode: str) -> str | None:
+    """Return the refresh token whose cookie a login in this mode replaces, if it may.
+
+    Raises Forbidden where that would set cookies for a page of another origin.
+    """
+    guard(request, mode)
+    return None if mode == Mode.JSON else cookie_token(request)
+
+
+def cookie_token(request: HttpRequest) -> str | None:
+    """Return the refresh token of the cookie, whatever sent it."""
+    return request.COOKIES.get(conf.cookie_name("refresh"))
 
 
 def clear_cookies(request: HttpRequest, response: HttpResponseBase) -> None:

@@ -1,115 +1,161 @@
-"""Who you are: e-mail, password and one-time password, in that order.
+"""One way in for every kind of proof: evidence -> Grant.
 
-The limits count before the password is looked at, the one-time password is looked at only after the password was
-right, and one answer stands for every reason why a password did not do.
+A password (`with_password`) and a provider (`providers.flow`) are sources of Evidence and nothing more. What every
+login has to pass stands in `log_in` and `sessions.open`, once: the account is active and still is what was verified, a
+second factor is shown where there is one, the policy is judged; the one-time password, the session and the event are
+one transaction.
+
+The limits count before a password is looked at, the one-time password is looked at only after the password was right,
+and one answer stands for every reason why a password did not do (ASVS 6.3.8).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, NamedTuple
 
-from django.contrib.auth import authenticate as django_authenticate
+from django.contrib.auth import authenticate
 from django.contrib.auth.hashers import check_password
 from django.http import HttpRequest
-from django.utils import timezone
-from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
-from .. import backends, caller, db, errors, events, limits, signals
-from ..models import AuthEvent, RefreshSession
-from ..second_factor import verification
+from .. import backends, caller, errors, events, limits, sessions, signals
+from ..models import AuthEvent
+from ..sessions import Grant
 
-RECENT = timedelta(minutes=10)
-"""How old a log-in may be to stand in for the password of an account that has none."""
 AXES_RETRY_AFTER = 60
+"""Seconds that a client is told to wait where django-axes has locked it out."""
 
 
-class Verified(NamedTuple):
-    """A user who has shown who they are, and how (`amr`, RFC 8176); `spent`: the one-time password that it took.
+class Evidence(NamedTuple):
+    """Who has shown who they are, and how; what a session is opened on.
 
-    `confirm` tells whether a fresh copy of the user still has the password that was right, so that an upgraded hash
-    counts as the same one and a changed password does not.
+    `amr`: by which methods (RFC 8176), without the one-time password. `otp`: the one-time password that is to be
+    spent. `factor_satisfied`: a second factor that is not ours was shown. What must still hold when the session is
+    written: `confirm` tells whether a fresh copy of the user still is what was verified; `once` raises where this
+    evidence was used before. `email`: as typed, if it was. `attempt`: what the login took of its limits.
     """
 
     user: Any
     amr: tuple[str, ...]
-    confirm: Callable[[Any], bool]
-    spent: verification.Spent | None = None
+    provider: str = ""
+    otp: str | None = None
+    factor_satisfied: bool = False
+    confirm: Callable[[Any], bool] | None = None
+    once: Callable[[], None] | None = None
+    email: str = ""
+    attempt: limits.LoginAttempt | None = None
+
+    def __repr__(self) -> str:
+        return f"<Evidence of {' and '.join(self.amr)}>"
 
 
 @sensitive_variables()
-def authenticate(request: HttpRequest, *, email: str, password: str, otp: str | None = None) -> Verified:
-    """Return the user whose e-mail and password (and one-time password) these are.
+def with_password(
+    request: HttpRequest,
+    *,
+    email: str,
+    password: str,
+    otp: str | None = None,
+    mode: str = "json",
+    replacing: str | None = None,
+) -> Grant:
+    """Log in the user whose email and password (and one-time password) these are.
 
-    Raises RequestsExceeded, InvalidCredentials or InvalidOTP. Goes through `django.contrib.auth.authenticate`, so
-    the host's other backends (LDAP, django-axes) have their say.
+    Raises RequestsExceeded, InvalidCredentials or InvalidOTP. A failure of the database costs no attempt.
     """
-    who = caller.of(request)
-    attempt = _take_login(request, email, who)
-    with db.compensated(lambda: limits.return_login(attempt)):
-        user = django_authenticate(request, username=email, email=email, password=password)
-    if getattr(request, "axes_locked_out", False):
-        _record_failure(request, email, who, "limited")
-        raise errors.RequestsExceeded(AXES_RETRY_AFTER)
-    if user is None or not user.is_active:
-        _record_failure(request, email, who, "credentials")
-        raise errors.InvalidCredentials
-    amr: tuple[str, ...] = ("pwd",)
-    spent = None
-    if verification.of(user):
-        try:
-            spent = verification.verify_at_login(user, otp, email=email, request=request)
-        except errors.InvalidOTP:
-            if otp is None:
-                limits.give_back_address(attempt)
-            raise
-        amr = ("pwd", "otp")
-    limits.give_back_login(attempt)
-    # Not `fresh.check_password`, here and below: it writes an upgraded hash without looking whether the password was
-    # changed meanwhile, and so could bring the old one back.
-    return Verified(user, amr, lambda fresh: check_password(password, fresh.password), spent)
+    attempt = take_attempt(request, email)
+    with limits.given_back_on_outage(attempt):
+        evidence = Evidence(
+            _authenticate(request, email, password),
+            ("pwd",),
+            otp=otp,
+            # Not `fresh.check_password`: it writes an upgraded hash without looking whether the password was changed
+            # meanwhile, and so could bring the old one back.
+            confirm=lambda fresh: check_password(password, fresh.password),
+            email=email,
+            attempt=attempt,
+        )
+        return log_in(evidence, mode=mode, replacing=replacing, request=request)
 
 
 @sensitive_variables()
-def confirm(
-    request: HttpRequest, session: RefreshSession, *, password: str | None, field: str = "password"
-) -> None:
-    """Let a signed-in user show again who they are.
+def log_in(
+    evidence: Evidence, *, mode: str = "json", replacing: str | None = None, request: HttpRequest
+) -> Grant:
+    """Open a session on evidence. `replacing`: the refresh token whose cookie the answer replaces; its session ends.
 
-    By the password, counted by the limits of log-in; an account without one by a log-in under ten minutes old.
-    Raises InvalidPayload (no password where one is needed), RequestsExceeded or InvalidCredentials.
+    Raises InvalidOTP (the user has a second factor and it is missing or wrong), RequestsExceeded,
+    InvalidCredentials (the password changed, or the user was deactivated, meanwhile).
     """
-    user = session.user
+    try:
+        grant = sessions.open(
+            evidence.user,
+            request=request,
+            mode=mode,
+            amr=evidence.amr,
+            provider=evidence.provider,
+            otp=evidence.otp,
+            factor_satisfied=evidence.factor_satisfied,
+            confirm=evidence.confirm,
+            once=evidence.once,
+            replacing=replacing,
+        )
+    except (errors.InvalidOTP, errors.RequestsExceeded) as refusal:
+        _report_refusal(evidence, refusal, request)
+        raise
+    if evidence.attempt is not None:
+        limits.give_back_login(evidence.attempt)
+    return grant
+
+
+def take_attempt(request: HttpRequest, email: str) -> limits.LoginAttempt:
+    """Count an attempt at an account before its password is looked at. Raises RequestsExceeded."""
     who = caller.of(request)
-    if not user.has_usable_password():
-        if timezone.now() - session.created_at >= RECENT:
-            raise errors.InvalidCredentials
-        return
-    if password is None:
-        raise errors.InvalidPayload(_("This field is required."), field=field)
-    attempt = _take_login(request, getattr(user, user.get_email_field_name()) or str(user.pk), who)
-    if not check_password(password, user.password):
-        events.record(AuthEvent.Kind.PASSWORD_REFUSED, user=user, who=who, session_id=session.id)
-        raise errors.InvalidCredentials
-    limits.give_back_login(attempt)
-
-
-def _take_login(request: HttpRequest, email: str, who: caller.Caller) -> limits.LoginAttempt:
     try:
         return limits.take_login(email, who, is_familiar=lambda: events.is_familiar(email, who))
     except limits.Limited as limited:
         if limited.is_first:
             events.record(AuthEvent.Kind.LOGIN_LIMITED, who=who, reason="limited")
-        events.announce(
-            signals.login_failed, user=None, request=request, who=who, email=email, reason="limited"
-        )
+        events.announce(signals.login_failed, user=None, request=request, email=email, reason="limited")
         raise
 
 
-def _record_failure(request: HttpRequest, email: str, who: caller.Caller, reason: str) -> None:
-    """Record a failed log-in. The look-up names the account to its admin, and is done for every address alike."""
+@sensitive_variables()
+def _authenticate(request: HttpRequest, email: str, password: str) -> Any:
+    """Ask `django.contrib.auth.authenticate`, so that the host's other backends (LDAP, django-axes) have their say."""
+    user = authenticate(request, username=email, email=email, password=password)
+    if getattr(request, "axes_locked_out", False):
+        _record_failure(request, email, "limited")
+        raise errors.RequestsExceeded(AXES_RETRY_AFTER)
+    if user is None or not user.is_active:
+        _record_failure(request, email, "credentials")
+        raise errors.InvalidCredentials
+    return user
+
+
+def _record_failure(request: HttpRequest, email: str, reason: str) -> None:
+    """Record a failed login. The look-up names the account to its admin, and is done for every address alike."""
     user = backends.find_by_email(email)
-    events.record(AuthEvent.Kind.LOGIN_FAILED, user=user, who=who, reason=reason)
-    events.announce(signals.login_failed, user=user, request=request, who=who, email=email, reason=reason)
+    events.record(AuthEvent.Kind.LOGIN_FAILED, user=user, who=caller.of(request), reason=reason)
+    events.announce(signals.login_failed, user=user, request=request, email=email, reason=reason)
+
+
+@sensitive_variables()
+def _report_refusal(evidence: Evidence, refusal: errors.PlatformAuthError, request: HttpRequest) -> None:
+    """Record and announce a login that a missing or wrong one-time password ends."""
+    if evidence.otp is None:
+        if evidence.provider:
+            # No failure: the callback of a provider cannot bring a code, and asks for it next.
+            return
+        who = caller.of(request)
+        events.record(AuthEvent.Kind.FACTOR_FAILED, user=evidence.user, who=who, reason="missing")
+        if evidence.attempt is not None:
+            limits.give_back_address(evidence.attempt)
+    events.announce(
+        signals.login_failed,
+        user=evidence.user,
+        request=request,
+        email=evidence.email,
+        reason="otp" if isinstance(refusal, errors.InvalidOTP) else "limited",
+    )

@@ -64,7 +64,6 @@ class Migration(migrations.Migration):
             fields=[
                 ('key', models.CharField(editable=False, max_length=128, primary_key=True, serialize=False)),
                 ('count', models.PositiveIntegerField(default=0)),
-                ('taken', models.TextField(blank=True, default='', editable=False)),
                 ('refused', models.BooleanField(default=False, editable=False)),
                 ('resets_at', models.DateTimeField()),
             ],
@@ -124,6 +123,19 @@ class Migration(migrations.Migration):
                 'ordering': ['-created_at', '-id'],
                 'base_manager_name': 'objects',
                 'indexes': [models.Index(fields=['user', 'network', 'created_at'], name='platform_auth_event_familiar'), models.Index(fields=['-created_at'], name='platform_auth_event_created')],
+            },
+        ),
+        migrations.CreateModel(
+            name='FailedCode',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('failed_at', models.DateTimeField(default=django.utils.timezone.now)),
+                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+            ],
+            options={
+                'verbose_name': 'wrong one-time password',
+                'verbose_name_plural': 'wrong one-time passwords',
+                'indexes': [models.Index(fields=['user', 'failed_at'], name='platform_auth_failed_code'), models.Index(fields=['failed_at'], name='platform_auth_failed_code_at')],
             },
         ),
         migrations.CreateModel(

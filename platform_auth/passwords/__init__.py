@@ -18,16 +18,17 @@ from typing import Any
 from django.contrib.auth import get_user_model, password_validation
 from django.contrib.auth.hashers import make_password
 from django.core.exceptions import ValidationError
-from django.db import DatabaseError, router, transaction
+from django.db import DatabaseError
 from django.http import HttpRequest
 from django.urls import get_script_prefix, reverse
 from django.utils import timezone, translation
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
-from .. import backends, caller, db, errors, events, limits, login, redirects, sessions, signals
+from .. import backends, caller, db, errors, events, limits, redirects, sessions, signals
 from ..caller import Caller
 from ..conf import conf
+from ..login import confirmation
 from ..mail import delivery, messages
 from ..models import AuthEvent, PasswordResetToken, RefreshSession
 from ..second_factor import verification
@@ -159,10 +160,12 @@ def reset(raw_token: str, password: str, *, request: HttpRequest | None = None) 
         token = reset_tokens.read(raw_token)
         user = token.user
         validate(password, user)
-        _set_by_token(token, make_password(password), who=who)
+        hashed = make_password(password)
+        _set_by_token(token, hashed, who=who)
     except errors.TokenRefused as refusal:
         _record_refusal(refusal, who)
         raise
+    user.password = hashed
     _tell_validators(password, user)
     events.announce(signals.password_reset, user=user, request=request, who=who)
     messages.send_notice(user, "password_reset", who=who)
@@ -179,17 +182,17 @@ def change(
 ) -> None:
     """Set a new password for a signed-in user who shows the current one, and a one-time password if enrolled.
 
-    Every other session ends, reset links too. Raises what `login.confirm` does, InvalidPayload,
+    Every other session ends, reset links too. Raises what `confirmation.confirm` does, InvalidPayload,
     FailedValidation, InvalidOTP; InvalidCredentials if the password was changed meanwhile.
     """
     user = session.user
     who = caller.of(request)
-    login.confirm(request, session, password=current_password, field="current_password")
+    confirmation.confirm(request, session, password=current_password, field="current_password")
     # Before the one-time password: a refused new password must not cost one.
     validate(password, user)
-    spent = verification.verify(user, otp, who=who) if verification.is_enrolled(user) else None
-    with verification.given_back_on_failure(spent):
-        _set_by_user(session, make_password(password), who=who)
+    hashed = make_password(password)
+    _set_by_user(session, hashed, otp=otp, who=who)
+    user.password = hashed
     _tell_validators(password, user)
     events.announce(signals.password_changed, user=user, request=request, who=who, session=session)
     messages.send_notice(user, "password_changed", who=who)
@@ -262,33 +265,37 @@ def _page_url() -> str:
 
 
 @sensitive_variables()
-@db.retried
+@db.in_transaction
 def _set_by_token(token: PasswordResetToken, hashed: str, *, who: Caller) -> None:
     """Spend a token, set the password and record it, or nothing. Of many callers one passes. Raises InvalidToken."""
     user = token.user
-    with transaction.atomic(using=router.db_for_write(PasswordResetToken)):
-        if not _replace_password(user, hashed):
-            raise reset_tokens.Dead
-        if not PasswordResetToken.objects.filter(pk=token.pk).delete()[0]:
-            raise reset_tokens.Dead
-        PasswordResetToken.objects.filter(user_id=user.pk).delete()
-        sessions.revoke_all(user)
-        events.record(AuthEvent.Kind.PASSWORD_RESET, user=user, who=who)
-    user.password = hashed
+    if not _replace_password(user, hashed):
+        raise reset_tokens.Dead
+    if not PasswordResetToken.objects.filter(pk=token.pk).delete()[0]:
+        raise reset_tokens.Dead
+    PasswordResetToken.objects.filter(user_id=user.pk).delete()
+    sessions.revoke_all(user)
+    events.record(AuthEvent.Kind.PASSWORD_RESET, user=user, who=who)
 
 
 @sensitive_variables()
-@db.retried
-def _set_by_user(session: RefreshSession, hashed: str, *, who: Caller) -> None:
-    """Set the password if the one that was verified still is it, and record it. Raises InvalidCredentials."""
+@db.in_transaction
+def _set_by_user(session: RefreshSession, hashed: str, *, otp: str | None, who: Caller) -> None:
+    """Spend the one-time password, set the password and record it, or nothing.
+
+    Raises InvalidOTP, RequestsExceeded; InvalidCredentials where the password that was verified is no longer it.
+    """
     user = session.user
-    with transaction.atomic(using=router.db_for_write(PasswordResetToken)):
-        if not _replace_password(user, hashed):
-            raise errors.InvalidCredentials
-        PasswordResetToken.objects.filter(user_id=user.pk).delete()
-        sessions.revoke_all(user, keep=session)
-        events.record(AuthEvent.Kind.PASSWORD_CHANGED, user=user, who=who, session_id=session.id)
-    user.password = hashed
+    # Before the password is written: a refused code keeps its count, and nothing else.
+    if not db.lock(user, unchanged=("password",)):
+        raise errors.InvalidCredentials
+    if verification.is_enrolled(user):
+        verification.verify(user, otp, who=who)
+    if not _replace_password(user, hashed):
+        raise errors.InvalidCredentials
+    PasswordResetToken.objects.filter(user_id=user.pk).delete()
+    sessions.revoke_all(user, keep=session)
+    events.record(AuthEvent.Kind.PASSWORD_CHANGED, user=user, who=who, session_id=session.id)
 
 
 @sensitive_variables()

@@ -14,7 +14,6 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from django.db import router, transaction
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -38,7 +37,7 @@ class Dead(errors.InvalidToken):
         self.user = user
 
 
-@db.retried
+@db.in_transaction
 def issue(user: Any, *, who: Caller = NOBODY, token_id: uuid.UUID | str | None = None) -> PasswordResetToken:
     """Make a row for a new link and delete those that it supersedes, or neither.
 
@@ -46,24 +45,23 @@ def issue(user: Any, *, who: Caller = NOBODY, token_id: uuid.UUID | str | None =
     place.
     """
     now = timezone.now()
-    with transaction.atomic(using=router.db_for_write(PasswordResetToken)):
-        # Of two at once the second sees what the first made.
-        db.lock(user)
-        others = PasswordResetToken.objects.filter(user=user)
-        token: PasswordResetToken | None = others.filter(pk=token_id).first() if token_id else None
-        if token is not None:
-            return token
-        token = PasswordResetToken.objects.create(
-            pk=token_id or uuid.uuid4(),
-            user=user,
-            fingerprint=_fingerprints(user)[0],
-            created_at=now,
-            expires_at=now + conf.PASSWORD_RESET_TOKEN_TTL,
-            ip_address=who.address,
-        )
-        # Not by the time alone: the clock of another node may be ahead, and would make this one the oldest.
-        older = others.exclude(pk=token.pk).order_by("-created_at", "-pk")[LIVE_AT_ONCE - 1 :]
-        others.filter(pk__in=list(older.values_list("pk", flat=True))).delete()
+    # Of two at once the second sees what the first made.
+    db.lock(user)
+    others = PasswordResetToken.objects.filter(user=user)
+    token: PasswordResetToken | None = others.filter(pk=token_id).first() if token_id else None
+    if token is not None:
+        return token
+    token = PasswordResetToken.objects.create(
+        pk=token_id or uuid.uuid4(),
+        user=user,
+        fingerprint=_fingerprints(user)[0],
+        created_at=now,
+        expires_at=now + conf.PASSWORD_RESET_TOKEN_TTL,
+        ip_address=who.address,
+    )
+    # Not by the time alone: the clock of another node may be ahead, and would make this one the oldest.
+    older = others.exclude(pk=token.pk).order_by("-created_at", "-pk")[LIVE_AT_ONCE - 1 :]
+    others.filter(pk__in=list(older.values_list("pk", flat=True))).delete()
     return token
 
 

@@ -10,6 +10,7 @@ anything that came along is believed and before a code is sent anywhere (ASVS 10
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 import time
@@ -28,10 +29,10 @@ from social_core.exceptions import (
     SocialAuthBaseException,
 )
 
-from .. import caller, errors, events, redirects, sessions, signals
+from .. import caller, errors, events, login, redirects, signals
 from ..conf import conf
+from ..login import Evidence
 from ..models import AuthEvent, Mode, OAuthIdentity, OAuthProvider, RefreshSession
-from ..second_factor import verification
 from ..sessions import Grant
 from . import backends, flow_state, identities
 from .backends import ProviderAccount
@@ -214,7 +215,7 @@ def finish(
     replacing: str | None = None,
     request: HttpRequest,
 ) -> Grant:
-    """Finish the log-in that waits in this browser for its one-time password. `replacing`: as in `sessions.open`.
+    """Finish the log-in that waits in this browser for its one-time password. `replacing`: as in `login.log_in`.
 
     Raises RouteNotFound, InvalidPayload (none waits, or it was used), InvalidOTP, RequestsExceeded.
     """
@@ -222,19 +223,15 @@ def finish(
     pending = flow_state.read_pending(cookie)
     identity = _identity_of(pending, provider) if pending else None
     if pending is None or identity is None or flow_state.is_claimed(pending.id):
-        raise errors.InvalidPayload(_("No log-in is waiting for a one-time password here. Start it again."))
-    spent = verification.verify_at_login(identity.user, otp, request=request)
-    if not flow_state.claim(pending.id):
-        raise errors.InvalidPayload(_("No log-in is waiting for a one-time password here. Start it again."))
-    return sessions.open(
+        raise _nothing_waits()
+    evidence = Evidence(
         identity.user,
-        request=request,
-        mode=mode,
-        amr=(provider.key, "otp"),
+        (provider.key,),
         provider=provider.key,
-        replacing=replacing,
-        spent=spent,
+        otp=otp,
+        once=functools.partial(_claim, pending),
     )
+    return login.log_in(evidence, mode=mode, replacing=replacing, request=request)
 
 
 @sensitive_variables()
@@ -276,15 +273,14 @@ def _open(
     request: HttpRequest,
 ) -> Outcome:
     try:
-        grant = sessions.open(
+        evidence = Evidence(
             identity.user,
-            request=request,
-            mode=flow.mode,
-            amr=(provider.key,),
+            (provider.key,),
             provider=provider.key,
             factor_satisfied=conf.OAUTH_SATISFIES_MFA,
-            replacing=None if flow.mode == Mode.JSON else replacing,
         )
+        replaces = None if flow.mode == Mode.JSON else replacing
+        grant = login.log_in(evidence, mode=flow.mode, replacing=replaces, request=request)
     except errors.InvalidOTP as refusal:
         waiting = Pending.of(identity.user, identity=identity.pk)
         return outcome._replace(refusal=refusal, pending=flow_state.write_pending(waiting))
@@ -356,6 +352,15 @@ def _spend(flow: Flow, key: str) -> OAuthProvider:
     return provider
 
 
+def _claim(pending: Pending) -> None:
+    if not flow_state.claim(pending.id):
+        raise _nothing_waits()
+
+
+def _nothing_waits() -> errors.InvalidPayload:
+    return errors.InvalidPayload(_("No log-in is waiting for a one-time password here. Start it again."))
+
+
 def _over() -> errors.InvalidPayload:
     return errors.InvalidPayload(
         _("This log-in is not known here, or it is over. Start it again."), field="state"
@@ -364,5 +369,5 @@ def _over() -> errors.InvalidPayload:
 
 def _identity_of(pending: Pending, provider: OAuthProvider) -> OAuthIdentity | None:
     rows = OAuthIdentity.objects.filter(pk=pending.identity, provider=provider)
-    identity = rows.select_related("user__platform_auth_factor").first()
+    identity = rows.select_related("user").first()
     return identity if identity is not None and pending.is_of(identity.user) else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
-from django.db import DataError, IntegrityError, router, transaction
+from django.db import DataError, IntegrityError
 from django.db.models import F
 from django.db.models.functions import Lower
 from django.http import HttpRequest
@@ -40,7 +40,6 @@ class Unclaimed(Explained, errors.InvalidProvider):
     """No account that this provider account may open."""
 
 
-@db.retried
 def identify(provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest) -> OAuthIdentity:
     """Return the identity of a provider account, linked or created where the row allows it.
 
@@ -63,7 +62,6 @@ def identify(provider: OAuthProvider, account: ProviderAccount, *, request: Http
     raise Unclaimed("address or username taken")
 
 
-@db.retried
 def link(
     provider: OAuthProvider, account: ProviderAccount, *, session_id: str, request: HttpRequest
 ) -> OAuthIdentity:
@@ -73,26 +71,19 @@ def link(
     """
     _check_domain(provider, account)
     session = (
-        RefreshSession.objects.with_user().live(now=timezone.now()).filter(pk=uuid.UUID(session_id)).first()
+        RefreshSession.objects.select_related("user")
+        .live(now=timezone.now())
+        .filter(pk=uuid.UUID(session_id))
+        .first()
     )
     if session is None or not session.user.is_active:
         raise errors.InvalidCredentials
     try:
-        with transaction.atomic(using=router.db_for_write(OAuthIdentity)):
-            # Holds the session's row: a revocation that comes first is seen, one that comes later waits.
-            if not RefreshSession.objects.filter(pk=session.pk).update(mode=F("mode")):
-                raise errors.InvalidCredentials
-            identity = _find(provider, account)
-            if identity is not None and identity.user_id != session.user_id:
-                raise Unclaimed("linked to another account")
-            if identity is not None:
-                return identity
-            identity = _new(provider, account, user=session.user)
-            identity.save(force_insert=True)
-            _record_link(identity, request=request, session_id=session.pk)
+        identity, is_new = _link_to_session(provider, account, session=session, request=request)
     except IntegrityError:
         raise Unclaimed("linked to another account") from None
-    _tell_link(identity, request=request)
+    if is_new:
+        _tell_link(identity, request=request)
     return identity
 
 
@@ -101,37 +92,56 @@ def of(user: Any) -> list[OAuthIdentity]:
     return list(OAuthIdentity.objects.filter(user_id=user.pk).select_related("provider"))
 
 
-@db.retried
+@db.in_transaction
 def unlink(user: Any, identity_id: str, *, request: HttpRequest) -> None:
     """Unlink one identity of a user. Raises RouteNotFound (not theirs), InvalidPayload (the last way in)."""
     if not identity_id.isascii() or not identity_id.isdigit() or len(identity_id) > 18:
         raise errors.RouteNotFound
-    with transaction.atomic(using=router.db_for_write(OAuthIdentity)):
-        db.lock(user)
-        identities = {identity.pk: identity for identity in of(user)}
-        identity = identities.pop(int(identity_id), None)
-        if identity is None:
-            raise errors.RouteNotFound
-        has_password = conf.PASSWORD_LOGIN and user.has_usable_password()
-        if not has_password and not any(other.provider.enabled for other in identities.values()):
-            raise errors.InvalidPayload(
-                _("This is the last way into the account: set a password or link another first.")
-            )
-        identity.delete()
-        events.record(
-            AuthEvent.Kind.IDENTITY_UNLINKED,
-            user=user,
-            who=caller.of(request),
-            provider=identity.provider.key,
+    db.lock(user)
+    identities = {identity.pk: identity for identity in of(user)}
+    identity = identities.pop(int(identity_id), None)
+    if identity is None:
+        raise errors.RouteNotFound
+    has_password = conf.PASSWORD_LOGIN and user.has_usable_password()
+    if not has_password and not any(other.provider.enabled for other in identities.values()):
+        raise errors.InvalidPayload(
+            _("This is the last way into the account: set a password or link another first.")
         )
+    identity.delete()
+    events.record(
+        AuthEvent.Kind.IDENTITY_UNLINKED,
+        user=user,
+        who=caller.of(request),
+        provider=identity.provider.key,
+    )
+
+
+@db.in_transaction
+def _link_to_session(
+    provider: OAuthProvider, account: ProviderAccount, *, session: RefreshSession, request: HttpRequest
+) -> tuple[OAuthIdentity, bool]:
+    """Return the identity of a provider account, and whether it is new to the user of this session."""
+    # Holds the session's row: a revocation that comes first is seen, one that comes later waits.
+    if not RefreshSession.objects.filter(pk=session.pk).update(mode=F("mode")):
+        raise errors.InvalidCredentials
+    identity = _find(provider, account)
+    if identity is not None and identity.user_id != session.user_id:
+        raise Unclaimed("linked to another account")
+    if identity is not None:
+        return identity, False
+    identity = _new(provider, account, user=session.user)
+    identity.save(force_insert=True)
+    _record_link(identity, request=request, session_id=session.pk)
+    return identity, True
 
 
 def _find(provider: OAuthProvider, account: ProviderAccount) -> OAuthIdentity | None:
     digest = OAuthIdentity.digest(account.issuer, account.subject)
     rows = OAuthIdentity.objects.filter(provider=provider, subject_digest=digest)
-    return rows.select_related("user__platform_auth_factor").first()
+    return rows.select_related("user").first()
 
 
+@db.retried
 def _use(identity: OAuthIdentity, account: ProviderAccount) -> OAuthIdentity:
     changes = {"last_used_at": timezone.now(), **({"email": account.email} if account.email else {})}
     OAuthIdentity.objects.filter(pk=identity.pk).update(**changes)
@@ -177,26 +187,31 @@ def _link_by_email(
         raise Unclaimed("address of an account, linking is off")
     if not account.email_verified:
         raise Unclaimed("address of an account, not verified")
-    with transaction.atomic(using=router.db_for_write(OAuthIdentity)):
-        if not db.lock(user, active=True):
-            raise errors.InvalidCredentials
-        if not db.lock(user, unchanged=(user.get_email_field_name(),)):
-            raise Unclaimed("address of the account changed meanwhile")
-        is_claimed = _must_be_emptied(user, provider, account)
-        if is_claimed:
-            _empty(user)
-            events.record(
-                AuthEvent.Kind.SESSION_REVOKED,
-                user=user,
-                who=caller.of(request),
-                reason="linked by e-mail",
-            )
-        identity = _new(provider, account, user=user)
-        identity.verified_email = account.email
-        identity.save(force_insert=True)
-        _record_link(identity, request=request)
+    identity, is_claimed = _link_to_user(provider, account, user=user, request=request)
     _tell_link(identity, request=request, notice="account_claimed" if is_claimed else "identity_linked")
     return identity
+
+
+@db.in_transaction
+def _link_to_user(
+    provider: OAuthProvider, account: ProviderAccount, *, user: Any, request: HttpRequest
+) -> tuple[OAuthIdentity, bool]:
+    """Link a provider account to the user with its address; tell whether the user's account was emptied for it."""
+    if not db.lock(user, active=True):
+        raise errors.InvalidCredentials
+    if not db.lock(user, unchanged=(user.get_email_field_name(),)):
+        raise Unclaimed("address of the account changed meanwhile")
+    is_claimed = _must_be_emptied(user, provider, account)
+    if is_claimed:
+        _empty(user)
+        events.record(
+            AuthEvent.Kind.SESSION_REVOKED, user=user, who=caller.of(request), reason="linked by e-mail"
+        )
+    identity = _new(provider, account, user=user)
+    identity.verified_email = account.email
+    identity.save(force_insert=True)
+    _record_link(identity, request=request)
+    return identity, is_claimed
 
 
 def _is_proven_by(provider: OAuthProvider, account: ProviderAccount) -> bool:
@@ -238,21 +253,27 @@ def _create(provider: OAuthProvider, account: ProviderAccount, *, request: HttpR
         setattr(user, name, account.email)
     user.set_unusable_password()
     try:
-        with transaction.atomic(using=router.db_for_write(OAuthIdentity)):
-            user.save(force_insert=True)
-            if hasattr(user, "groups"):
-                user.groups.set(provider.groups.all())
-            identity = _new(provider, account, user=user)
-            identity.verified_email = account.email if _is_proven_by(provider, account) else ""
-            identity.founded_on_unverified_email = not identity.verified_email
-            identity.save(force_insert=True)
-            events.record(
-                AuthEvent.Kind.USER_CREATED, user=user, who=caller.of(request), provider=provider.key
-            )
-            _record_link(identity, request=request)
+        identity = _insert_user(user, provider, account, request=request)
     except (DataError, ValidationError) as error:
         raise Unclaimed(f"the user model does not take it: {type(error).__name__}") from error
     events.announce(signals.identity_linked, user=user, request=request, identity=identity)
+    return identity
+
+
+@db.in_transaction
+def _insert_user(
+    user: Any, provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest
+) -> OAuthIdentity:
+    """Insert a new user with the row's groups and the identity that founded the account."""
+    user.save(force_insert=True)
+    if hasattr(user, "groups"):
+        user.groups.set(provider.groups.all())
+    identity = _new(provider, account, user=user)
+    identity.verified_email = account.email if _is_proven_by(provider, account) else ""
+    identity.founded_on_unverified_email = not identity.verified_email
+    identity.save(force_insert=True)
+    events.record(AuthEvent.Kind.USER_CREATED, user=user, who=caller.of(request), provider=provider.key)
+    _record_link(identity, request=request)
     return identity
 
 

@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.db import IntegrityError, router, transaction
+from django.db import IntegrityError, transaction
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
-from .. import caller, db, errors, events, limits, login, sealing, sessions, signals
+from .. import caller, db, errors, events, limits, sealing, sessions, signals
+from ..caller import Caller
 from ..conf import conf
+from ..login import confirmation
 from ..mail import messages
 from ..models import AuthEvent, PendingFactor, RecoveryCode, RefreshSession, TOTPFactor
 from . import totp, verification
@@ -61,10 +63,10 @@ def status(user: Any) -> Status:
 def generate(session: RefreshSession, *, password: str | None = None, request: HttpRequest) -> Enrolment:
     """Give a session a secret to confirm within ten minutes; the one before is dead. Nothing is on yet.
 
-    Raises what `login.confirm` does, and InvalidPayload if a factor is on.
+    Raises what `confirmation.confirm` does, and InvalidPayload if a factor is on.
     """
     user = session.user
-    login.confirm(request, session, password=password)
+    confirmation.confirm(request, session, password=password)
     _refuse_if_enrolled(user)
     secret = totp.new_secret()
     _keep_pending(session, secret)
@@ -91,9 +93,11 @@ def enable(
         raise errors.InvalidPayload(
             _("Ask for a new secret: this one is not, or no longer, waiting."), field="secret"
         )
-    step = verification.verify_enrolment(user, secret, otp, who=who)
     raw_codes = verification.new_recovery_codes() if with_recovery_codes else []
-    _turn_on(session, pending=pending, secret=secret, step=step, raw_codes=raw_codes, who=who)
+    try:
+        _turn_on(session, pending=pending, secret=secret, otp=otp, raw_codes=raw_codes, who=who)
+    except IntegrityError:
+        raise _enrolled() from None
     events.announce(signals.factor_enabled, user=user, request=request, who=who)
     messages.send_notice(user, "factor_enabled", who=who)
     return raw_codes
@@ -108,9 +112,8 @@ def disable(session: RefreshSession, *, otp: str, request: HttpRequest) -> None:
     user = session.user
     who = caller.of(request)
     _require_enrolled(user)
-    with verification.given_back_on_failure(verification.verify(user, otp, who=who)):
-        if not _turn_off(user, who=who, reason="user", session_id=session.id):
-            raise _not_enrolled()
+    if not _turn_off(user, otp=otp, who=who, reason="user", session_id=session.id):
+        raise _not_enrolled()
     events.announce(signals.factor_disabled, user=user, request=request, who=who, by="user")
     messages.send_notice(user, "factor_disabled", who=who)
 
@@ -121,15 +124,14 @@ def renew_recovery_codes(
 ) -> list[str]:
     """Return ten new recovery codes, this once; the old ones are dead.
 
-    Raises what `login.confirm` does, InvalidPayload (there is no factor), InvalidOTP, RequestsExceeded.
+    Raises what `confirmation.confirm` does, InvalidPayload (there is no factor), InvalidOTP, RequestsExceeded.
     """
     user = session.user
     who = caller.of(request)
-    login.confirm(request, session, password=password)
+    confirmation.confirm(request, session, password=password)
     _require_enrolled(user)
     raw_codes = verification.new_recovery_codes()
-    with verification.given_back_on_failure(verification.verify(user, otp, who=who)):
-        _replace_codes(session, raw_codes=raw_codes, who=who)
+    _replace_codes(session, otp=otp, raw_codes=raw_codes, who=who)
     messages.send_notice(user, "recovery_codes_renewed", who=who)
     return raw_codes
 
@@ -166,7 +168,7 @@ def _keep_pending(session: RefreshSession, secret: str) -> None:
     if rows.update(**changes):
         return
     try:
-        with transaction.atomic(using=router.db_for_write(PendingFactor)):
+        with transaction.atomic(using=db.alias()):
             pending.save(force_insert=True)
     except IntegrityError:
         # The same session asked twice at the same moment: the later answer holds.
@@ -183,73 +185,76 @@ def _is_waiting(pending: PendingFactor, secret: str) -> bool:
 
 
 @sensitive_variables()
-@db.retried
+@db.in_transaction
 def _turn_on(
     session: RefreshSession,
     *,
     pending: PendingFactor,
     secret: str,
-    step: int,
+    otp: str,
     raw_codes: list[str],
-    who: caller.Caller,
+    who: Caller,
 ) -> None:
+    """Turn a pending secret on by a code of it, all or nothing. Raises IntegrityError where a factor is on."""
     user = session.user
+    if not db.lock(user):
+        raise errors.InvalidToken(challenge=True)
     # The code that confirms it is spent: it does not log anybody in.
+    step = verification.verify_enrolment(user, secret, otp, who=who)
+    # Spent by its row count, so that one secret is not turned on twice, nor one that another has replaced.
+    confirmed = PendingFactor.objects.filter(pk=pending.pk, sealed_secret=pending.sealed_secret)
+    if not confirmed.delete()[0]:
+        raise errors.InvalidPayload(_("Ask for a new secret: this one is used."), field="secret")
+    amr = " ".join(dict.fromkeys([*session.amr.split(), "otp"]))
+    kept = RefreshSession.objects.filter(pk=session.pk)
+    if not kept.update(tfa_required=False, amr=amr):
+        raise errors.InvalidToken(challenge=True)
+    TOTPFactor.objects.filter(user=user, confirmed=False).delete()
     factor = TOTPFactor(user=user, name=_("Authenticator app"), last_step=step, last_used_at=timezone.now())
     factor.set_secret(secret)
-    methods = [*session.methods, *([] if "otp" in session.methods else ["otp"])]
-    try:
-        with transaction.atomic(using=router.db_for_write(TOTPFactor)):
-            if not db.lock(user):
-                raise errors.InvalidToken(challenge=True)
-            # Spent by its row count, so that one secret is not turned on twice, nor one that another has replaced.
-            confirmed = PendingFactor.objects.filter(pk=pending.pk, sealed_secret=pending.sealed_secret)
-            if not confirmed.delete()[0]:
-                raise errors.InvalidPayload(_("Ask for a new secret: this one is used."), field="secret")
-            kept = RefreshSession.objects.filter(pk=session.pk)
-            if not kept.update(tfa_required=False, amr=" ".join(methods)):
-                raise errors.InvalidToken(challenge=True)
-            TOTPFactor.objects.filter(user=user, confirmed=False).delete()
-            factor.save(force_insert=True)
-            verification.replace_recovery_codes(user, raw_codes)
-            sessions.revoke_all(user, keep=session)
-            events.record(AuthEvent.Kind.FACTOR_ENABLED, user=user, who=who, session_id=session.id)
-    except IntegrityError:
-        raise _enrolled() from None
-    session.tfa_required, session.amr = False, " ".join(methods)
+    factor.save(force_insert=True)
+    verification.replace_recovery_codes(user, raw_codes)
+    sessions.revoke_all(user, keep=session)
+    events.record(AuthEvent.Kind.FACTOR_ENABLED, user=user, who=who, session_id=session.id)
+    session.tfa_required, session.amr = False, amr
 
 
-@db.retried
-def _turn_off(user: Any, *, who: caller.Caller, reason: str, session_id: object = None) -> bool:
-    """Delete the factor with all that belongs to it and record why, all or nothing; False where there was none."""
-    with transaction.atomic(using=router.db_for_write(TOTPFactor)):
-        db.lock(user)
-        if not TOTPFactor.objects.filter(user=user).delete()[0]:
-            return False
-        RecoveryCode.objects.filter(user=user).delete()
-        PendingFactor.objects.filter(user=user).delete()
-        limits.clear_otp(user)
-        if verification.is_required_for(user):
-            bound = RefreshSession.objects.filter(user=user, factor_satisfied=False)
-            if conf.OAUTH_SATISFIES_MFA:
-                bound = bound.filter(provider="")
-            bound.update(tfa_required=True)
-        events.record(
-            AuthEvent.Kind.FACTOR_DISABLED, user=user, who=who, reason=reason, session_id=session_id
-        )
+@sensitive_variables()
+@db.in_transaction
+def _turn_off(
+    user: Any, *, otp: str | None = None, who: Caller, reason: str, session_id: object = None
+) -> bool:
+    """Delete the factor with all that belongs to it and record why, all or nothing; False where there was none.
+
+    `otp`: the code that is spent for it; None where an admin's word will do.
+    """
+    db.lock(user)
+    if otp is not None:
+        verification.verify(user, otp, who=who)
+    if not TOTPFactor.objects.filter(user=user).delete()[0]:
+        return False
+    RecoveryCode.objects.filter(user=user).delete()
+    PendingFactor.objects.filter(user=user).delete()
+    limits.clear_otp(user)
+    if verification.is_required_for(user):
+        bound = RefreshSession.objects.filter(user=user, factor_satisfied=False)
+        if conf.OAUTH_SATISFIES_MFA:
+            bound = bound.filter(provider="")
+        bound.update(tfa_required=True)
+    events.record(AuthEvent.Kind.FACTOR_DISABLED, user=user, who=who, reason=reason, session_id=session_id)
     return True
 
 
 @sensitive_variables()
-@db.retried
-def _replace_codes(session: RefreshSession, *, raw_codes: list[str], who: caller.Caller) -> None:
+@db.in_transaction
+def _replace_codes(session: RefreshSession, *, otp: str, raw_codes: list[str], who: Caller) -> None:
     user = session.user
-    with transaction.atomic(using=router.db_for_write(RecoveryCode)):
-        db.lock(user)
-        # Not if the factor was removed meanwhile: codes without a factor would come back with the next one.
-        _require_enrolled(user)
-        verification.replace_recovery_codes(user, raw_codes)
-        events.record(AuthEvent.Kind.RECOVERY_CODES_RENEWED, user=user, who=who, session_id=session.id)
+    db.lock(user)
+    # Not if the factor was removed meanwhile: codes without a factor would come back with the next one.
+    _require_enrolled(user)
+    verification.verify(user, otp, who=who)
+    verification.replace_recovery_codes(user, raw_codes)
+    events.record(AuthEvent.Kind.RECOVERY_CODES_RENEWED, user=user, who=who, session_id=session.id)
 
 
 def _refuse_if_enrolled(user: Any) -> None:

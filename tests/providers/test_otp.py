@@ -11,7 +11,7 @@ import time_machine
 from platform_auth import signals
 from platform_auth.models import OAuthIdentity, RefreshSession
 from platform_auth.passwords import reset_tokens
-from platform_auth.sessions import access_tokens
+from platform_auth.sessions import tokens
 from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol
 from tests.flows import Browser, add_provider
 from tests.identity_provider import Provider
@@ -72,9 +72,9 @@ class TestSecondFactor:
         assert set(response.json()["data"]) == {"access_token", "expires", "refresh_token"}
         assert response.cookies["oauth_pending"]["max-age"] == 0
         session = RefreshSession.objects.get()
-        assert session.methods == ["demo", "otp"]
+        assert session.amr == "demo otp"
         assert session.provider == "demo"
-        assert access_tokens.verify(response.json()["data"]["access_token"])
+        assert tokens.verify_access_token(response.json()["data"]["access_token"])
 
     def test_the_host_hears_of_one_that_is_refused(self, app: Authenticator, provider: Provider) -> None:
         heard = []
@@ -266,7 +266,7 @@ class TestSecondFactor:
         response = Browser().log_in(provider)
 
         assert response.status_code == 200
-        assert RefreshSession.objects.get().methods == ["demo"]
+        assert RefreshSession.objects.get().amr == "demo"
 
     def test_a_policy_opens_the_endpoints_of_enrolment_only(
         self, user: Any, provider: Provider, configure: Any

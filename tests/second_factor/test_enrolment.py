@@ -26,13 +26,13 @@ from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 from platform_auth import errors, sealing, sessions, signals
 from platform_auth.models import (
     AuthEvent,
+    FailedCode,
     PendingFactor,
-    RateCounter,
     RecoveryCode,
     RefreshSession,
     TOTPFactor,
 )
-from platform_auth.second_factor import enrolment, verification
+from platform_auth.second_factor import enrolment
 from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol, make_user
 from tests.racing import failing, meanwhile
 
@@ -72,7 +72,7 @@ def log_in(user: Any, *, password: str = PASSWORD, **fields: Any) -> Any:
 
 def attempts() -> int:
     """Return how many one-time passwords count at the moment."""
-    return sum(len(row.times) for row in RateCounter.objects.filter(key__contains=":otp:"))
+    return FailedCode.objects.count()
 
 
 def assert_refused(response: Any, code: str, status: int = 401) -> None:
@@ -908,18 +908,6 @@ class TestA503:
         assert_refused(log_in(user, otp=app.code(-1)), "INVALID_OTP")
         assert log_in(user, otp=app.code()).status_code == 200
 
-    def test_nor_can_it_after_a_later_one(self, app: Authenticator, user: Any) -> None:
-        later = app.code(1)
-
-        def meanwhile_spent() -> None:
-            assert TOTPFactor.objects.get().spend(later)
-
-        with meanwhile(meanwhile_spent, after="UPDATE", of=TOTPFactor):
-            self.assert_fails(user, app.code())
-
-        assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
-        assert_refused(log_in(user, otp=later), "INVALID_OTP")
-
     def test_a_recovery_code_can_be_used_again_and_once(
         self, app: Authenticator, codes: list[str], user: Any
     ) -> None:
@@ -936,33 +924,6 @@ class TestA503:
 
         assert log_in(user, otp=codes[0]).status_code == 200
 
-    def test_not_after_the_codes_were_renewed(
-        self, app: Authenticator, codes: list[str], user: Any, clock: Any
-    ) -> None:
-        def renew() -> None:
-            verification.replace_recovery_codes(user, verification.new_recovery_codes())
-
-        with meanwhile(renew, after="DELETE", of=RecoveryCode):
-            self.assert_fails(user, codes[0])
-
-        assert RecoveryCode.objects.count() == 10
-        assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
-
-    def test_not_at_another_factor(self, app: Authenticator, codes: list[str], user: Any) -> None:
-        """Removed and set up anew, by the SDK's path, which makes no recovery codes."""
-
-        def replace() -> None:
-            enrolment.reset_by_admin(user)
-            factor = TOTPFactor(user=user)
-            factor.set_secret(pyotp.random_base32())
-            factor.save()
-
-        with meanwhile(replace, after="DELETE", of=RecoveryCode):
-            self.assert_fails(user, codes[0])
-
-        assert not RecoveryCode.objects.exists()
-        assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
-
     @pytest.mark.parametrize("kind", ["code", "recovery code"])
     def test_neither_is_lost_where_its_own_bookkeeping_fails(
         self, app: Authenticator, codes: list[str], user: Any, kind: str, mailoutbox: Any
@@ -970,10 +931,9 @@ class TestA503:
         mailoutbox.clear()
         otp = app.code() if kind == "code" else codes[0]
         done = ("UPDATE", TOTPFactor) if kind == "code" else ("DELETE", RecoveryCode)
-        left = ("UPDATE", RateCounter) if kind == "code" else ("INSERT", AuthEvent)
 
         with contextlib.ExitStack() as database:
-            fail = functools.partial(database.enter_context, failing(at=left[0], of=left[1]))
+            fail = functools.partial(database.enter_context, failing(at="INSERT", of=AuthEvent))
             with meanwhile(fail, after=done[0], of=done[1]):
                 assert_refused(log_in(user, otp=otp), "SERVICE_UNAVAILABLE", 503)
 
@@ -1047,7 +1007,7 @@ class TestNowhereInClear:
         reporter.filter = SafeExceptionReporterFilter()
         frames = reporter.get_traceback_data()["frames"]
         shown = "".join(str(frame["vars"]) for frame in frames if "/platform_auth/" in frame["filename"])
-        assert "verify_token" in {frame["function"] for frame in frames}
+        assert "otp" in shown
         assert given not in shown
 
 

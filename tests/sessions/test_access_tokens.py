@@ -27,7 +27,7 @@ from rest_framework_simplejwt import tokens as simplejwt
 
 from platform_auth import conf, errors, sessions, signed_tokens
 from platform_auth.models import RefreshSession
-from platform_auth.sessions import access_tokens
+from platform_auth.sessions import tokens
 from tests.conftest import PASSWORD, Api, code_of
 
 pytestmark = pytest.mark.django_db
@@ -706,8 +706,8 @@ class TestTheModule:
     def test_issue_and_verify_are_each_others_inverse(self, user: Any) -> None:
         session = sessions.open(user, amr=("pwd", "otp")).session
 
-        token, life = access_tokens.issue(session, now=timezone.now())
-        claims = access_tokens.verify(token)
+        token, life = tokens.issue_access_token(session, now=timezone.now())
+        claims = tokens.verify_access_token(token)
 
         assert life == 900
         assert claims.user_id == str(user.pk)
@@ -716,13 +716,13 @@ class TestTheModule:
 
     def test_a_token_is_not_verified_twice_by_chance(self, user: Any) -> None:
         with pytest.raises(errors.InvalidToken):
-            access_tokens.verify("x")
+            tokens.verify_access_token("x")
 
     def test_every_token_has_an_id_of_its_own(self, user: Any) -> None:
         session = sessions.open(user).session
-        tokens = {access_tokens.issue(session, now=timezone.now())[0] for _ in range(20)}
+        issued = {tokens.issue_access_token(session, now=timezone.now())[0] for _ in range(20)}
 
-        assert len(tokens) == 20
+        assert len(issued) == 20
 
 
 class TestAnErrorReport:
@@ -754,7 +754,7 @@ class TestAnErrorReport:
         reporter = ExceptionReporter(request, broken.type, broken.value, traceback)
         reports = reporter.get_traceback_html() + reporter.get_traceback_text()
         assert "authenticate" in reports
-        assert "access_tokens.py" in reports
+        assert "tokens.py" in reports
         assert token not in reports
         assert token.rpartition(".")[2] not in reports
 
@@ -763,7 +763,7 @@ class TestAnErrorReport:
         configure(SIGNING_KEYS=["too short"])
 
         with pytest.raises(ImproperlyConfigured) as broken:
-            access_tokens.verify(token)
+            tokens.verify_access_token(token)
 
         frames = ExceptionReporter(None, broken.type, broken.value, broken.tb).get_traceback_data()["frames"]
         shown = [frame["vars"] for frame in frames if "/tests/" not in frame["filename"]]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from platform_auth import conf, errors, sessions, signals
 from platform_auth.models import AuthEvent, RefreshSession
-from platform_auth.sessions import refresh_tokens
+from platform_auth.sessions import tokens
 from tests.conftest import PASSWORD, Api, code_of, make_user
 
 pytestmark = pytest.mark.django_db
@@ -114,9 +114,9 @@ class TestRotation:
             assert repr(secret)[2:-1].encode() not in dump
         # All that a thief of the database could put together from it.
         guesses = [
-            refresh_tokens.RefreshToken(session.key, bytes.fromhex(session.digest)),
-            refresh_tokens.RefreshToken(session.key, bytes.fromhex(session.digest)).successor(session.salt),
-            refresh_tokens.RefreshToken(session.key, bytes.fromhex(session.salt * 2)),
+            tokens.RefreshToken(session.key, bytes.fromhex(session.digest)),
+            tokens.RefreshToken(session.key, bytes.fromhex(session.digest)).successor(session.salt),
+            tokens.RefreshToken(session.key, bytes.fromhex(session.salt * 2)),
         ]
         assert not {str(guess) for guess in guesses} & set(issued)
 

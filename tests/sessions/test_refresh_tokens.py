@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platform_auth.sessions import refresh_tokens
+from platform_auth.sessions import tokens
 
 KEY = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
 
@@ -20,7 +20,7 @@ class TestRefreshToken:
     """Row 33."""
 
     def test_it_is_64_characters_of_key_and_secret(self) -> None:
-        token = refresh_tokens.mint(KEY)
+        token = tokens.new_refresh_token(KEY)
 
         raw = base64.urlsafe_b64decode(str(token))
         assert len(str(token)) == 64
@@ -29,23 +29,23 @@ class TestRefreshToken:
         assert len(token.secret) == 32
 
     def test_no_two_are_the_same(self) -> None:
-        assert len({str(refresh_tokens.mint(KEY)) for _ in range(1000)}) == 1000
+        assert len({str(tokens.new_refresh_token(KEY)) for _ in range(1000)}) == 1000
 
     def test_parse_is_the_inverse_of_str(self) -> None:
-        token = refresh_tokens.mint(uuid.uuid4())
+        token = tokens.new_refresh_token(uuid.uuid4())
 
-        assert refresh_tokens.parse(str(token)) == token
+        assert tokens.parse_refresh_token(str(token)) == token
 
     def test_the_digest_is_sha_256_of_the_secret(self) -> None:
-        token = refresh_tokens.mint(KEY)
+        token = tokens.new_refresh_token(KEY)
 
         assert token.digest == hashlib.sha256(token.secret).hexdigest()
 
     def test_the_successor_is_the_same_for_the_same_salt_and_another_for_another(self) -> None:
-        token, salt = refresh_tokens.mint(KEY), refresh_tokens.new_salt()
+        token, salt = tokens.new_refresh_token(KEY), tokens.new_salt()
 
         assert token.successor(salt) == token.successor(salt)
-        assert token.successor(salt) != token.successor(refresh_tokens.new_salt())
+        assert token.successor(salt) != token.successor(tokens.new_salt())
         assert token.successor(salt).key == KEY
         expected = hmac.digest(
             token.secret, b"platform_auth refresh successor\x00" + bytes.fromhex(salt), "sha256"
@@ -53,7 +53,7 @@ class TestRefreshToken:
         assert token.successor(salt).secret == expected
 
     def test_it_hides_its_secret(self) -> None:
-        token = refresh_tokens.mint(KEY)
+        token = tokens.new_refresh_token(KEY)
 
         assert repr(token) == "<RefreshToken>"
 
@@ -61,10 +61,10 @@ class TestRefreshToken:
         "text", ["", "A" * 63, "A" * 65, "A" * 63 + "=", "A" * 63 + "\n", "+" * 64, "é" * 64, "Ａ" * 64]
     )
     def test_anything_else_is_none(self, text: str) -> None:
-        assert refresh_tokens.parse(text) is None
+        assert tokens.parse_refresh_token(text) is None
 
     @given(st.text(max_size=70))
     def test_parsing_never_raises_and_what_it_reads_it_writes(self, text: str) -> None:
-        token = refresh_tokens.parse(text)
+        token = tokens.parse_refresh_token(text)
 
         assert token is None or str(token) == text

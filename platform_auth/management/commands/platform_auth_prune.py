@@ -11,10 +11,11 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db import connections, router, transaction
 from django.utils import timezone
 
-from platform_auth import db
+from platform_auth import db, limits
 from platform_auth.conf import conf
 from platform_auth.models import (
     AuthEvent,
+    FailedCode,
     PasswordResetToken,
     PendingFactor,
     RateCounter,
@@ -84,6 +85,7 @@ def _tables(now: datetime) -> list[Table]:
         Table(PendingFactor, "expires_at", now),
         Table(UsedState, "expires_at", now),
         Table(RateCounter, "resets_at", now),
+        Table(FailedCode, "failed_at", now - limits.otp_window()),
         Table(AuthEvent, "created_at", now - conf.EVENT_RETENTION),
     ]
 

@@ -1,0 +1,42 @@
+"""A signed-in user shows again who they are, before what a stolen access token alone must not do (ASVS 7.5.1)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.contrib.auth.hashers import check_password
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.debug import sensitive_variables
+
+from .. import caller, errors, events, limits, login
+from ..models import AuthEvent, RefreshSession
+
+RECENT = timedelta(minutes=10)
+"""How old a login may be to stand in for the password of an account that has none."""
+
+
+@sensitive_variables()
+def confirm(
+    request: HttpRequest, session: RefreshSession, *, password: str | None, field: str = "password"
+) -> None:
+    """Let a signed-in user show again who they are.
+
+    By the password, counted by the limits of login; an account without one by a login under ten minutes old.
+    Raises InvalidPayload (no password where one is needed), RequestsExceeded or InvalidCredentials.
+    """
+    user = session.user
+    if not user.has_usable_password():
+        if timezone.now() - session.created_at >= RECENT:
+            raise errors.InvalidCredentials
+        return
+    if password is None:
+        raise errors.InvalidPayload(_("This field is required."), field=field)
+    attempt = login.take_attempt(request, getattr(user, user.get_email_field_name()) or str(user.pk))
+    # Not `user.check_password`, which writes an upgraded hash without looking whether it was changed meanwhile.
+    if not check_password(password, user.password):
+        who = caller.of(request)
+        events.record(AuthEvent.Kind.PASSWORD_REFUSED, user=user, who=who, session_id=session.id)
+        raise errors.InvalidCredentials
+    limits.give_back_login(attempt)
