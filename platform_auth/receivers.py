@@ -17,7 +17,7 @@ from django.db import DatabaseError, router, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
 from django.utils import translation
 
-from . import backends, caller, events, public_role, sessions
+from . import backends, caller, events, sessions
 from .conf import conf
 from .models import AuthEvent, PasswordResetToken
 
@@ -37,11 +37,9 @@ def connect() -> None:
     pre_save.connect(_group_is_renamed, sender=Group, dispatch_uid="platform_auth")
     post_delete.connect(_user_deleted, dispatch_uid="platform_auth user")
     request_started.connect(caller.remember, dispatch_uid="platform_auth")
-    request_finished.connect(caller.forget, dispatch_uid="platform_auth caller")
-    request_finished.connect(public_role.fill, dispatch_uid="platform_auth")
-    for model in (Group, Permission):
-        post_save.connect(_saved, sender=model, dispatch_uid="platform_auth")
-        post_delete.connect(_deleted, sender=model, dispatch_uid="platform_auth")
+    request_finished.connect(caller.forget, dispatch_uid="platform_auth")
+    post_save.connect(_group_saved, sender=Group, dispatch_uid="platform_auth")
+    post_delete.connect(_group_deleted, sender=Group, dispatch_uid="platform_auth")
     if apps.is_installed("django.contrib.admin"):
         log_entry = apps.get_model("admin", "LogEntry")
         post_save.connect(_admin_did, sender=log_entry, dispatch_uid="platform_auth")
@@ -103,7 +101,6 @@ def _permissions_changed(
 ) -> None:
     if action not in _CHANGES:
         return
-    public_role.forget(using=using)
     if reverse:
         # permission.group_set.add(...): the groups are in pk_set, which a clear() leaves out.
         groups = Group.objects.using(using).filter(name=conf.PUBLIC_ROLE)
@@ -122,15 +119,13 @@ def _group_is_renamed(*, instance: Group, using: str, **kwargs: Any) -> None:
         _record(AuthEvent.Kind.ADMIN_CHANGED, "public role: group renamed")
 
 
-def _saved(*, instance: Any, using: str, **kwargs: Any) -> None:
-    public_role.forget(using=using)
-    if isinstance(instance, Group) and instance.name == conf.PUBLIC_ROLE:
+def _group_saved(*, instance: Group, **kwargs: Any) -> None:
+    if instance.name == conf.PUBLIC_ROLE:
         _record(AuthEvent.Kind.ADMIN_CHANGED, "public role: group saved")
 
 
-def _deleted(*, instance: Any, using: str, **kwargs: Any) -> None:
-    public_role.forget(using=using)
-    if isinstance(instance, Group) and instance.name == conf.PUBLIC_ROLE:
+def _group_deleted(*, instance: Group, **kwargs: Any) -> None:
+    if instance.name == conf.PUBLIC_ROLE:
         _record(AuthEvent.Kind.ADMIN_CHANGED, "public role: group deleted")
 
 
