@@ -27,22 +27,30 @@ _CHANGES = {"post_add": "added", "post_remove": "removed", "post_clear": "cleare
 
 
 def connect() -> None:
-    """Listen. Once, when the apps are ready."""
-    user_logged_in.connect(_logged_in_elsewhere, dispatch_uid="platform_auth")
-    user_login_failed.connect(_login_failed_elsewhere, dispatch_uid="platform_auth")
-    user_logged_out.connect(_logged_out_elsewhere, dispatch_uid="platform_auth")
-    # Of any sender: a proxy model of the host's saves users too.
-    post_save.connect(_password_set, dispatch_uid="platform_auth")
-    m2m_changed.connect(_permissions_changed, sender=Group.permissions.through, dispatch_uid="platform_auth")
-    pre_save.connect(_group_is_renamed, sender=Group, dispatch_uid="platform_auth")
-    post_delete.connect(_user_deleted, dispatch_uid="platform_auth user")
-    request_started.connect(caller.remember, dispatch_uid="platform_auth")
-    request_finished.connect(caller.forget, dispatch_uid="platform_auth")
-    post_save.connect(_group_saved, sender=Group, dispatch_uid="platform_auth")
-    post_delete.connect(_group_deleted, sender=Group, dispatch_uid="platform_auth")
+    """Listen. Once, when the apps are ready.
+
+    Never to a model's signal of any sender: Django would then load all rows that a host deletes at once.
+    """
+    user_logged_in.connect(_logged_in_elsewhere)
+    user_login_failed.connect(_login_failed_elsewhere)
+    user_logged_out.connect(_logged_out_elsewhere)
+    request_started.connect(caller.remember)
+    request_finished.connect(caller.forget)
+    m2m_changed.connect(_permissions_changed, sender=Group.permissions.through)
+    pre_save.connect(_group_is_renamed, sender=Group)
+    post_save.connect(_group_saved, sender=Group)
+    post_delete.connect(_group_deleted, sender=Group)
+    user_model = get_user_model()
+    with_password = user_model._meta.get_field("password").model
+    for model in apps.get_models():
+        # Each saves in its own name: a proxy, a parent or child with a table of its own.
+        if issubclass(model, with_password):
+            post_save.connect(_password_set, sender=model)
+        # A parent or child that is deleted deletes the user in the user's name.
+        if model._meta.concrete_model is user_model._meta.concrete_model:
+            post_delete.connect(_user_deleted, sender=model)
     if apps.is_installed("django.contrib.admin"):
-        log_entry = apps.get_model("admin", "LogEntry")
-        post_save.connect(_admin_did, sender=log_entry, dispatch_uid="platform_auth")
+        post_save.connect(_admin_did, sender=apps.get_model("admin", "LogEntry"))
 
 
 def _logged_in_elsewhere(*, request: Any, user: Any, **kwargs: Any) -> None:
@@ -76,24 +84,32 @@ def _is_elsewhere(request: Any, user: Any, facts: dict[str, Any]) -> bool:
     return is_sent and not is_ours and isinstance(user, get_user_model())
 
 
-def _password_set(*, instance: Any, created: bool, **kwargs: Any) -> None:
+def _password_set(*, instance: Any, created: bool, using: str, **kwargs: Any) -> None:
     """End the sessions and reset links of a user whose password somebody set: Django admin, `changepassword`, the host.
 
     Django keeps the raw password on the user between `set_password` and `save`, and not for an upgraded hash. Our own
     reset and change do not come here: they end sessions in the transaction that writes the password. A deactivation
     needs nothing: each use of a session looks at it.
     """
-    if created or not isinstance(instance, get_user_model()) or getattr(instance, "_password", None) is None:
+    user_model = get_user_model()
+    holder = user_model._meta.get_field("password").model
+    is_new = created and instance._meta.concrete_model is holder
+    if is_new or getattr(instance, "_password", None) is None:
         return
-    PasswordResetToken.objects.filter(user_id=instance.pk).delete()
-    if sessions.revoke_all(instance):
-        _record(AuthEvent.Kind.SESSION_REVOKED, "password set", user=instance)
+    # Of the user model's parents and children, the key may be another.
+    key = holder._meta.pk
+    rows = user_model._base_manager.using(using)
+    user = rows.filter(**{key.name: getattr(instance, key.attname)}).first()
+    if user is None:
+        return
+    PasswordResetToken.objects.filter(user=user).delete()
+    if sessions.revoke_all(user):
+        _record(AuthEvent.Kind.SESSION_REVOKED, "password set", user=user)
 
 
 def _user_deleted(*, instance: Any, **kwargs: Any) -> None:
     """Leave an event where an account goes, whoever deletes it; it names the account, which is no longer there."""
-    if isinstance(instance, get_user_model()):
-        _record(AuthEvent.Kind.USER_DELETED, f"user {instance.pk}")
+    _record(AuthEvent.Kind.USER_DELETED, f"user {instance.pk}")
 
 
 def _permissions_changed(
