@@ -13,10 +13,13 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
 from django.db import router
 
+from .. import events
 from ..conf import conf
+from ..models import AuthEvent
 
 logger = logging.getLogger("platform_auth")
 
+_CHANGES = {"post_add": "added", "post_remove": "removed", "post_clear": "cleared"}
 _ON_USER = "_platform_auth_public_role"
 _RESERVED_APPS = (
     "django.contrib.admin",
@@ -79,6 +82,44 @@ def granted() -> list[str]:
 def reserved() -> list[str]:
     """Return the group's permissions that do not count: who may do what is never managed by everybody."""
     return [_short(name) for name in granted() if _is_reserved(name)]
+
+
+def record_permissions_changed(
+    *, instance: Any, action: str, reverse: bool, pk_set: set[Any] | None, using: str, **kwargs: Any
+) -> None:
+    """Record that the group was given or lost permissions, from its own side or a permission's."""
+    if action not in _CHANGES:
+        return
+    if reverse:
+        # permission.group_set.add(...): the groups are in pk_set, which a clear() leaves out.
+        groups = Group.objects.using(using).filter(name=conf.PUBLIC_ROLE)
+        if pk_set is None or groups.filter(pk__in=pk_set).exists():
+            _record(f"{_CHANGES[action]} {instance.codename}")
+    elif instance.name == conf.PUBLIC_ROLE:
+        permissions = Permission.objects.using(using).filter(pk__in=pk_set or ())
+        names = permissions.order_by("codename").values_list("codename", flat=True)
+        _record(f"{_CHANGES[action]} {', '.join(names)}".strip())
+
+
+def record_group_renamed(*, instance: Group, using: str, **kwargs: Any) -> None:
+    """Record that the group gets another name, before it is saved: no group is the public role from then on."""
+    groups = Group.objects.using(using).filter(pk=instance.pk, name=conf.PUBLIC_ROLE)
+    if instance.name != conf.PUBLIC_ROLE and groups.exists():
+        _record("group renamed")
+
+
+def record_group_saved(*, instance: Group, **kwargs: Any) -> None:
+    if instance.name == conf.PUBLIC_ROLE:
+        _record("group saved")
+
+
+def record_group_deleted(*, instance: Group, **kwargs: Any) -> None:
+    if instance.name == conf.PUBLIC_ROLE:
+        _record("group deleted")
+
+
+def _record(change: str) -> None:
+    events.record_if_possible(AuthEvent.Kind.ADMIN_CHANGED, reason=f"public role: {change}")
 
 
 def _short(name: str) -> str:
