@@ -125,7 +125,7 @@ def record_admin_action(*, instance: Any, created: bool, **kwargs: Any) -> None:
     if not created or instance.content_type is None:
         return
     model = instance.content_type.model_class()
-    if model not in (get_user_model(), Group):
+    if model is None or not issubclass(model, get_user_model() | Group):
         return
     # In one language, whoever reads it.
     with translation.override("en"):

@@ -37,11 +37,12 @@ def connect() -> None:
         # Of these only a proxy deletes in its own name.
         if model._meta.concrete_model is user_model._meta.concrete_model:
             post_delete.connect(events.record_user_deleted, sender=model)
-
+        if issubclass(model, Group):
+            pre_save.connect(public_role.record_group_renamed, sender=model)
+            post_save.connect(public_role.record_group_saved, sender=model)
+        if model._meta.concrete_model is Group:
+            post_delete.connect(public_role.record_group_deleted, sender=model)
     m2m_changed.connect(public_role.record_permissions_changed, sender=Group.permissions.through)
-    pre_save.connect(public_role.record_group_renamed, sender=Group)
-    post_save.connect(public_role.record_group_saved, sender=Group)
-    post_delete.connect(public_role.record_group_deleted, sender=Group)
 
     if apps.is_installed("django.contrib.admin"):
         post_save.connect(events.record_admin_action, sender=apps.get_model("admin", "LogEntry"))

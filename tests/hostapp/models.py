@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
-from django.contrib.auth.models import PermissionsMixin
+from django.contrib.auth.models import Group, PermissionsMixin
 from django.db import models
 
 
@@ -52,6 +52,13 @@ class Employee(get_user_model()):  # type: ignore[misc]
     """A child of it, with a table of its own."""
 
     badge = models.CharField(max_length=20)
+
+
+class Team(Group):
+    """A proxy of Django's groups, as hosts make to list them beside their own models."""
+
+    class Meta:
+        proxy = True
 
 
 class Note(models.Model):

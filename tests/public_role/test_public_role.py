@@ -27,7 +27,7 @@ from platform_auth.authentication import StatelessAccessTokenAuthentication
 from platform_auth.models import AuthEvent
 from platform_auth.permissions import PrivateByDefault
 from tests.conftest import Api, code_of, make_user
-from tests.hostapp.models import Note
+from tests.hostapp.models import Note, Team
 from tests.hostapp.views import NoteSerializer, Plain
 
 METHODS = {
@@ -405,9 +405,11 @@ class TestPublicRole:
         assert public_role.permissions() == {"hostapp.view_note", "hostapp.view_person"}
         assert public_role.reserved() == ["hostapp.change_person"]
 
-    def test_a_change_leaves_an_event(self) -> None:
+    @pytest.mark.parametrize("model", [Group, Team], ids=["a group", "a proxy"])
+    def test_a_change_leaves_an_event(self, model: type[Group]) -> None:
         """Row 127: changes are audited, whoever makes them."""
-        group = give("view")
+        group = model.objects.create(name="Public")
+        group.permissions.add(Permission.objects.get(codename="view_note"))
         group.permissions.remove(Permission.objects.get(codename="view_note"))
         Permission.objects.get(codename="add_note").group_set.add(group)
         group.permissions.clear()
