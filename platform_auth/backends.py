@@ -134,6 +134,18 @@ def _take_login(request: HttpRequest, name: str, user: Any) -> limits.LoginAttem
         raise PermissionDenied from None
 
 
+def record_failed_login_elsewhere(*, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:
+    """Record a login that another door refused, in the name of the account that was tried."""
+    # Ours gives both names, and has an event of its own; a limit has too.
+    if request is None or {"username", "email"} <= credentials.keys() or hasattr(request, LIMITED):
+        return
+    name = credentials.get("username") or credentials.get(get_user_model().USERNAME_FIELD)
+    user = find_by_username(name) if isinstance(name, str) else None
+    events.record_if_possible(
+        AuthEvent.Kind.LOGIN_FAILED, reason="credentials, by a form", user=user, who=caller.of(request)
+    )
+
+
 class PublicRoleBackend(BaseBackend):
     """Give everybody, anonymous or not, the permissions of the group named by PUBLIC_ROLE.
 

@@ -13,10 +13,12 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+from django.db import DatabaseError, router, transaction
 from django.db.models.functions import Lower
 from django.dispatch import Signal
 from django.http import HttpRequest
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from . import caller as callers
 from .caller import NOBODY, Caller
@@ -89,6 +91,49 @@ def record(
     )
 
 
+def record_if_possible(kind: AuthEvent.Kind, **facts: Any) -> None:
+    """Write an event about what Django or the host did, which goes on without a table (between migrations)."""
+    try:
+        with transaction.atomic(using=router.db_for_write(AuthEvent)):
+            record(kind, **{"who": callers.current(), **facts})
+    except DatabaseError:
+        logger.exception("an event could not be recorded: %s", kind)
+
+
+def record_login_elsewhere(*, request: Any, user: Any, **kwargs: Any) -> None:
+    """Record a login by another door, such as Django admin's form: its address is familiar from then on."""
+    if _is_elsewhere(request, user, kwargs):
+        record_if_possible(AuthEvent.Kind.LOGGED_IN, reason="form", user=user, who=callers.of(request))
+
+
+def record_logout_elsewhere(*, request: Any, user: Any, **kwargs: Any) -> None:
+    """Record a logout by another door, such as Django admin's."""
+    if _is_elsewhere(request, user, kwargs):
+        record_if_possible(AuthEvent.Kind.LOGGED_OUT, reason="form", user=user, who=callers.of(request))
+
+
+def record_user_deleted(*, instance: Any, **kwargs: Any) -> None:
+    """Record that an account was deleted, naming it in the reason: there is no user any more to point to."""
+    record_if_possible(AuthEvent.Kind.USER_DELETED, reason=f"user {instance.pk}")
+
+
+def record_admin_action(*, instance: Any, created: bool, **kwargs: Any) -> None:
+    """Record what Django admin logs about a user or a group.
+
+    It sends no signal for many that are deleted at once: each account leaves an event of its own.
+    """
+    if not created or instance.content_type is None:
+        return
+    model = instance.content_type.model_class()
+    if model is None or not issubclass(model, get_user_model() | Group):
+        return
+    # In one language, whoever reads it.
+    with translation.override("en"):
+        message = instance.get_change_message() or instance.get_action_flag_display()
+    what = f"{model._meta.model_name} {instance.object_id}: {message}"
+    record_if_possible(AuthEvent.Kind.ADMIN_CHANGED, reason=what, user_id=instance.user_id)
+
+
 def announce(
     signal: Signal,
     *,
@@ -145,6 +190,15 @@ def knows(user: Any, who: Caller) -> bool:
 def session_digest(session_id: object) -> str:
     """Return what events call a session: they outlive it and must not name a live one."""
     return hashlib.sha256(str(session_id).encode()).hexdigest()[:16] if session_id else ""
+
+
+def _is_elsewhere(request: Any, user: Any, facts: dict[str, Any]) -> bool:
+    """Return whether a login or logout is not one of ours, which have an event of their own and name their session.
+
+    A request without a method is nobody's: a test client's `force_login` makes one.
+    """
+    is_ours, is_sent = "session" in facts, getattr(request, "method", None) is not None
+    return is_sent and not is_ours and isinstance(user, get_user_model())
 
 
 def _note_ignored_proxy() -> None:

@@ -20,7 +20,8 @@ LAYERS: list[str] = [
     # Rows, and keys.
     "models signed_tokens",
     # What every capability uses.
-    "events limits mail.delivery public_role sessions.tokens passwords.reset_tokens providers.flow_state",
+    "events",
+    "limits mail.delivery public_role sessions.tokens passwords.reset_tokens providers.flow_state",
     "mail.messages backends providers.strategy",
     # Capabilities, from the second factor up to what uses the others.
     "second_factor.verification providers.backends",
@@ -154,6 +155,13 @@ def test_nothing_imports_a_leaf_but_leaves() -> None:
     for name, module in MODULES.items():
         if LAYER_OF[name] < FIRST_LEAF:
             assert not [leaf for leaf in own_imports(name, module) if LAYER_OF[leaf] >= FIRST_LEAF]
+
+
+def test_receivers_are_a_table_of_contents() -> None:
+    """What reacts is in a capability: a request enters no module only to be sent on."""
+    tree = MODULES["receivers"].tree
+
+    assert [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] == ["connect"]
 
 
 def test_no_module_is_called_after_nothing() -> None:

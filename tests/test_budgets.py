@@ -87,6 +87,13 @@ class TestStatements:
 
         assert run() == []
 
+    def test_an_anonymous_request_costs_one(self, api: Api, db: None) -> None:
+        """The public role is looked up for each: a change of it acts at once."""
+        with statements() as run:
+            assert api.get("/api/notes").status_code == 401
+
+        assert [sql.split()[0] for sql in run()] == ["SELECT"]
+
     def test_a_logout_costs_two(self, signed_in: Api) -> None:
         with statements() as run:
             assert (

@@ -1,19 +1,48 @@
-"""What acts when somebody else writes a user's row."""
+"""What acts when somebody else writes a user's row, and that nothing acts on a host's other models."""
 
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
 import pytest
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
+from django.contrib.sessions.models import Session
 from django.core.management import call_command
+from django.db import connection
+from django.db.models import signals
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
-from tests.conftest import PASSWORD, Api, code_of
+from tests.conftest import PASSWORD, Api, code_of, make_user
+from tests.hostapp.models import Employee, Note, Person
 
 pytestmark = pytest.mark.django_db
+
+NEW_PASSWORD = "another horse and battery"
+
+
+def employee_of(user: Any) -> Employee:
+    """Give a user a row in the table of the user model's child."""
+    employee = Employee(user_ptr=user, badge="7")
+    employee.save_base(raw=True)
+    return Employee.objects.get(pk=user.pk)
+
+
+def as_proxy(user: Any) -> Any:
+    return Person.objects.get(pk=user.pk)
+
+
+MODEL_SIGNALS = [signal for signal in vars(signals).values() if isinstance(signal, signals.ModelSignal)]
+AS_ANOTHER_MODEL = pytest.mark.parametrize(
+    "as_model", [as_proxy, employee_of], ids=["a proxy", "a child with a table of its own"]
+)
 
 
 class TestPasswordSetElsewhere:
@@ -22,7 +51,7 @@ class TestPasswordSetElsewhere:
         signed_in.post("/auth/password/request", {"email": user.email})
         assert PasswordResetToken.objects.filter(user=user).exists()
 
-        user.set_password("another horse and battery")
+        user.set_password(NEW_PASSWORD)
         user.save()
 
         assert code_of(signed_in.get("/users/me")) == "INVALID_TOKEN"
@@ -31,10 +60,35 @@ class TestPasswordSetElsewhere:
         assert AuthEvent.objects.filter(kind="session_revoked", reason="password set", user=user).exists()
 
     def test_the_command_of_django_does_too(self, signed_in: Api, user: Any) -> None:
-        with mock.patch("getpass.getpass", return_value="another horse and battery"):
+        with mock.patch("getpass.getpass", return_value=NEW_PASSWORD):
             call_command("changepassword", user.get_username(), stdout=io.StringIO())
 
         assert not RefreshSession.objects.filter(user=user).exists()
+
+    @AS_ANOTHER_MODEL
+    def test_it_may_be_set_through_another_model(self, signed_in: Api, user: Any, as_model: Any) -> None:
+        """Row 27: each model saves in its own name."""
+        same = as_model(user)
+        same.set_password(NEW_PASSWORD)
+        same.save()
+
+        assert code_of(signed_in.get("/users/me")) == "INVALID_TOKEN"
+        assert AuthEvent.objects.get(kind="session_revoked").user == user
+
+    def test_a_child_that_is_new_may_belong_to_an_old_account(self, signed_in: Api, user: Any) -> None:
+        employee = Employee(user_ptr=user, badge="7")
+        employee.__dict__.update(vars(user))
+        employee.set_password(NEW_PASSWORD)
+        employee.save()
+
+        assert code_of(signed_in.get("/users/me")) == "INVALID_TOKEN"
+
+    def test_a_new_account_has_nothing_to_end(self) -> None:
+        """It costs what it does without us."""
+        with CaptureQueriesContext(connection) as captured:
+            make_user()
+
+        assert [query["sql"].split()[0] for query in captured] == ["INSERT"]
 
     def test_any_other_change_of_the_user_ends_nothing(self, signed_in: Api, user: Any) -> None:
         user.email = "new@example.com"
@@ -52,3 +106,70 @@ class TestPasswordSetElsewhere:
 
         assert user.password.startswith("argon2")
         assert signed_in.get("/users/me").status_code == 200
+
+
+class TestUserDeleted:
+    @AS_ANOTHER_MODEL
+    def test_it_leaves_one_event_through_whatever_model(self, user: Any, as_model: Any) -> None:
+        """Row 121."""
+        same = as_model(user)
+        what = f"user {user.pk}"
+        same.delete()
+
+        assert not type(user).objects.filter(pk=user.pk).exists()
+        assert AuthEvent.objects.filter(kind="user_deleted", reason=what).count() == 1
+
+    @AS_ANOTHER_MODEL
+    def test_many_at_once_leave_one_each(self, user: Any, as_model: Any) -> None:
+        both = [as_model(user), as_model(make_user())]
+        type(both[0]).objects.filter(pk__in=[each.pk for each in both]).delete()
+
+        assert AuthEvent.objects.filter(kind="user_deleted").count() == 2
+
+    def test_a_child_that_goes_alone_is_no_account_that_goes(self, user: Any) -> None:
+        employee_of(user).delete(keep_parents=True)
+
+        assert not AuthEvent.objects.filter(kind="user_deleted").exists()
+
+
+class TestUserModelInTwoTables:
+    def test_everything_acts(self) -> None:
+        """Rows 27 and 121: a host of its own, whose user model inherits from one that has the password."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.parentapp"], capture_output=True, text=True, check=False
+        )
+
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {
+            "password set": {"Member": 0, "Person": 0, "Contact": 0, "Clerk": 0, "Customer": 0},
+            "deleted": {"Member": 1, "Person": 1, "Contact": 1, "Clerk": 1},
+        }
+
+
+class TestModelsOfTheHost:
+    """A listener to all models would have Django load each row that a host deletes at once."""
+
+    @pytest.mark.parametrize("model", [Note, Session])
+    @pytest.mark.parametrize("signal", MODEL_SIGNALS)
+    def test_we_listen_to_none_of_them(self, signal: Any, model: Any) -> None:
+        assert not signal.has_listeners(model)
+
+    def test_many_rows_are_deleted_in_one_statement(self) -> None:
+        expired = timezone.now() - timedelta(days=1)
+        Session.objects.bulk_create(
+            Session(session_key=f"{number:032}", session_data="", expire_date=expired)
+            for number in range(2500)
+        )
+        with CaptureQueriesContext(connection) as captured:
+            Session.objects.filter(expire_date__lt=timezone.now()).delete()
+
+        assert len([query for query in captured if "django_session" in query["sql"]]) == len(captured) == 1
+        assert not Session.objects.exists()
+
+    def test_what_goes_with_a_user_is_not_loaded(self, user: Any) -> None:
+        Note.objects.bulk_create(Note(owner=user, text="text") for _number in range(10))
+        with CaptureQueriesContext(connection) as captured:
+            user.delete()
+
+        of_notes = [query["sql"] for query in captured if Note._meta.db_table in query["sql"]]
+        assert [sql.split()[0] for sql in of_notes] == ["DELETE"]

@@ -1,34 +1,25 @@
 """The public role: the group whose permissions everybody has, signed in or not.
 
-One statement a request; none where the cache is shared by all processes. What is cached carries a version
-that every change of groups and permissions replaces after its commit, so what was read before a change is
-never found after it. No group, no permission, a look-up that fails: nothing.
+One query per request, so a change takes effect at once. No group, no permission, a look-up that fails: nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import secrets
 from typing import Any
 
-from asgiref.local import Local
 from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
-from django.core.cache import caches
-from django.core.cache.backends.memcached import BaseMemcachedCache
-from django.core.cache.backends.redis import RedisCache
-from django.db import connections, router, transaction
+from django.db import router
 
+from .. import events
 from ..conf import conf
+from ..models import AuthEvent
 
 logger = logging.getLogger("platform_auth")
 
-CACHED_FOR = 60
-"""Seconds for which a change may go unseen that sends no signal (raw SQL) or did not reach the cache."""
-
-_SHARED_MODULES = ("django_redis.", "django_valkey.")
+_CHANGES = {"post_add": "added", "post_remove": "removed", "post_clear": "cleared"}
 _ON_USER = "_platform_auth_public_role"
 _RESERVED_APPS = (
     "django.contrib.admin",
@@ -46,13 +37,12 @@ _RESERVED_APPS = (
     "rest_framework_simplejwt",
     "social_django",
 )
-_unfilled = Local()
 
 
 def permissions() -> frozenset[str]:
     """Return what everybody may do, as "app_label.codename"; nothing where that cannot be found out."""
     try:
-        return _read()
+        return frozenset(_short(name) for name in granted() if not _is_reserved(name))
     except Exception:
         logger.exception("the public role could not be read, so nobody has its permissions")
         return frozenset()
@@ -94,89 +84,42 @@ def reserved() -> list[str]:
     return [_short(name) for name in granted() if _is_reserved(name)]
 
 
-def forget(*, using: str | None = None) -> None:
-    """Have every process read the role again, once the change that is under way has committed."""
-    transaction.on_commit(_replace_version, using=using or router.db_for_write(Group), robust=True)
-
-
-def fill(**kwargs: Any) -> None:
-    """Put into the cache, behind a request, what it could not: see `_read`."""
-    if not getattr(_unfilled, "is_so", False):
+def record_permissions_changed(
+    *, instance: Any, action: str, reverse: bool, pk_set: set[Any] | None, using: str, **kwargs: Any
+) -> None:
+    """Record that the group was given or lost permissions, from its own side or a permission's."""
+    if action not in _CHANGES:
         return
-    _unfilled.is_so = False
-    cache, connection = _shared_cache(), connections[router.db_for_write(Group)]
-    if cache is None or connection.in_atomic_block:
-        return
-    try:
-        _remember(cache, _key(cache))
-    except Exception:
-        logger.warning("the public role could not be cached", exc_info=True)
-    connection.close_if_unusable_or_obsolete()
+    if reverse:
+        # permission.group_set.add(...): the groups are in pk_set, which a clear() leaves out.
+        groups = Group.objects.using(using).filter(name=conf.PUBLIC_ROLE)
+        if pk_set is None or groups.filter(pk__in=pk_set).exists():
+            _record(f"{_CHANGES[action]} {instance.codename}")
+    elif instance.name == conf.PUBLIC_ROLE:
+        permissions = Permission.objects.using(using).filter(pk__in=pk_set or ())
+        names = permissions.order_by("codename").values_list("codename", flat=True)
+        _record(f"{_CHANGES[action]} {', '.join(names)}".strip())
 
 
-def _read() -> frozenset[str]:
-    cache = _shared_cache()
-    if cache is None:
-        return _ask()
-    try:
-        key = _key(cache)
-        names = cache.get(key)
-    except Exception:
-        logger.warning("the cache did not answer, the public role is read from the database", exc_info=True)
-        return _ask()
-    if isinstance(names, list):
-        return frozenset(names)
-    if connections[router.db_for_write(Group)].in_atomic_block:
-        # What is read here may be taken back, or older than the version: others get what is read when the
-        # request is over, whether it was committed or refused.
-        _unfilled.is_so = True
-        return _ask()
-    return _remember(cache, key)
+def record_group_renamed(*, instance: Group, using: str, **kwargs: Any) -> None:
+    """Record that the group gets another name, before it is saved: no group is the public role from then on."""
+    groups = Group.objects.using(using).filter(pk=instance.pk, name=conf.PUBLIC_ROLE)
+    if instance.name != conf.PUBLIC_ROLE and groups.exists():
+        _record("group renamed")
 
 
-def _remember(cache: Any, key: str) -> frozenset[str]:
-    """Read the role for a key whose version was there before the question was asked."""
-    names = _ask()
-    try:
-        cache.set(key, sorted(names), CACHED_FOR)
-    except Exception:
-        logger.warning("the cache could not keep the public role", exc_info=True)
-    return names
+def record_group_saved(*, instance: Group, **kwargs: Any) -> None:
+    if instance.name == conf.PUBLIC_ROLE:
+        _record("group saved")
 
 
-def _ask() -> frozenset[str]:
-    return frozenset(_short(name) for name in granted() if not _is_reserved(name))
+def record_group_deleted(*, instance: Group, **kwargs: Any) -> None:
+    if instance.name == conf.PUBLIC_ROLE:
+        _record("group deleted")
 
 
-def _shared_cache() -> Any:
-    """Return the default cache if all processes share it, and asking it is no statement; else None."""
-    cache = caches["default"]
-    if isinstance(cache, RedisCache | BaseMemcachedCache):
-        return cache
-    return cache if type(cache).__module__.startswith(_SHARED_MODULES) else None
-
-
-def _key(cache: Any) -> str:
-    version_key = _version_key()
-    version = cache.get(version_key)
-    if not isinstance(version, str):
-        cache.add(version_key, secrets.token_hex(8), None)
-        version = cache.get(version_key)
-    name = hashlib.sha256(str(conf.PUBLIC_ROLE).encode()).hexdigest()[:16]
-    return f"{version_key}:{version}:{name}"
-
-
-def _version_key() -> str:
-    """Return where the version stands, by the database: two sites may share a cache and its prefix."""
-    database = connections[router.db_for_write(Group)].settings_dict
-    facts = [str(database.get(name)) for name in ("ENGINE", "HOST", "PORT", "NAME")]
-    return f"platform_auth:public-role:{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
-
-
-def _replace_version() -> None:
-    cache = _shared_cache()
-    if cache is not None:
-        cache.set(_version_key(), secrets.token_hex(8), None)
+def _record(change: str) -> None:
+    events.record_if_possible(AuthEvent.Kind.ADMIN_CHANGED, reason=f"public role: {change}")
 
 
 def _short(name: str) -> str:

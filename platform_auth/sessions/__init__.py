@@ -27,7 +27,7 @@ from django.views.decorators.debug import sensitive_variables
 from .. import caller, db, errors, events, limits, signals
 from ..caller import Caller
 from ..conf import conf
-from ..models import AuthEvent, Mode, RefreshSession
+from ..models import AuthEvent, Mode, PasswordResetToken, RefreshSession
 from ..second_factor import verification
 from . import tokens
 from .tokens import RefreshToken
@@ -456,3 +456,28 @@ def _expiry(created_at: datetime, now: datetime) -> datetime:
     """Return when a session ends that is refreshed now: it slides, but never past its absolute life."""
     slides_to = now + conf.REFRESH_TOKEN_TTL
     return slides_to if conf.SESSION_MAX_AGE is None else min(slides_to, created_at + conf.SESSION_MAX_AGE)
+
+
+def end_at_new_password(*, instance: Any, created: bool, using: str, **kwargs: Any) -> None:
+    """End the sessions and reset links of a user whose password somebody set: Django admin, `changepassword`, the host.
+
+    Django keeps the raw password on the user between `set_password` and `save`, and not for an upgraded hash. Our own
+    reset and change do not come here: they end sessions in the transaction that writes the password. A deactivation
+    needs nothing: each use of a session looks at it.
+    """
+    if getattr(instance, "_password", None) is None:
+        return
+    user_model = get_user_model()
+    # The instance may be of a parent or child of the user model, with a key of its own. All have the key of the
+    # table that holds the password.
+    owner = user_model._meta.get_field("password").model
+    key = owner._meta.pk
+    if created and instance._meta.concrete_model is owner:
+        return
+    rows = user_model._base_manager.using(using).filter(**{key.name: getattr(instance, key.attname)})
+    user = rows.first()
+    if user is None:
+        return
+    PasswordResetToken.objects.filter(user=user).delete()
+    if revoke_all(user):
+        events.record_if_possible(AuthEvent.Kind.SESSION_REVOKED, reason="password set", user=user)

@@ -559,14 +559,15 @@ class TestChangesByAdmins:
         gone = AuthEvent.objects.filter(kind=AuthEvent.Kind.USER_DELETED, ip_address="127.0.0.1")
         assert set(gone.values_list("reason", flat=True)) == {f"user {key}" for key in keys}
 
-    def test_changing_a_group(self) -> None:
+    @pytest.mark.parametrize("model", ["auth_group", "hostapp_team"], ids=["a group", "a proxy"])
+    def test_changing_a_group(self, model: str) -> None:
         client = admin_client()
 
-        client.post(reverse("admin:auth_group_add"), {"name": "Editors"})
+        client.post(reverse(f"admin:{model}_add"), {"name": "Editors"})
 
         event = AuthEvent.objects.get(kind=AuthEvent.Kind.ADMIN_CHANGED)
         assert event.user == client.user
-        assert event.reason.startswith("group ")
+        assert event.reason.startswith(f"{model.partition('_')[2]} ")
 
     def test_changing_the_public_role_acts_at_once(self) -> None:
         """Row 127: and says what changed."""

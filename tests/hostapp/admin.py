@@ -1,10 +1,10 @@
-"""A host's own admin of its user model; Django's brings its own."""
+"""A host's own admin of its user model and others; Django's user model brings its own."""
 
 from __future__ import annotations
 
 from django.contrib import admin
 
-from tests.hostapp.models import Note, User
+from tests.hostapp.models import Note, Team, User
 
 
 @admin.register(User)
@@ -14,4 +14,4 @@ class UserAdmin(admin.ModelAdmin):
     search_fields = ("email",)
 
 
-admin.site.register(Note)
+admin.site.register([Note, Team])

@@ -1,4 +1,4 @@
-"""A user model with a UUID key and no username, and something to protect."""
+"""A user model with a UUID key and no username, models that build on the users, and something to protect."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import uuid
 from typing import Any, ClassVar
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
-from django.contrib.auth.models import PermissionsMixin
+from django.contrib.auth.models import Group, PermissionsMixin
 from django.db import models
 
 
@@ -38,6 +39,26 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def __str__(self) -> str:
         return self.email
+
+
+class Person(get_user_model()):  # type: ignore[misc]
+    """A proxy of whichever user model the variant has."""
+
+    class Meta:
+        proxy = True
+
+
+class Employee(get_user_model()):  # type: ignore[misc]
+    """A child of it, with a table of its own."""
+
+    badge = models.CharField(max_length=20)
+
+
+class Team(Group):
+    """A proxy of Django's groups, as hosts make to list them beside their own models."""
+
+    class Meta:
+        proxy = True
 
 
 class Note(models.Model):
