@@ -18,11 +18,10 @@ import pytest
 from django.contrib.auth import get_user_model
 
 from platform_auth.models import OAuthIdentity, OAuthProvider, RefreshSession
-from tests import node_packages
+from tests import chromium, node_packages
 from tests.conftest import code_of
 from tests.flows import Browser
 
-CHROMIUM = "/usr/bin/chromium"
 SECRET = "a secret: with / signs + of its own %"
 
 # authlib, below oidc-provider-mock, uses what it deprecates itself, in a thread of this process.
@@ -154,7 +153,7 @@ def certified(node_modules: Path) -> Iterator[Callable[..., str]]:
     yield start
     for process in running:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def consent(location: str, *, login: str = "bob") -> dict[str, str]:
@@ -230,13 +229,9 @@ class TestCertifiedProvider:
 @pytest.mark.django_db(transaction=True)
 class TestChromium:
     def test_logs_in_and_comes_back_with_cookies(
-        self, live_server: Any, configure: Any, monkeypatch: Any
+        self, browser: Any, live_server: Any, configure: Any
     ) -> None:
         """Cookies ignore ports: the site is on localhost, the provider on 127.0.0.1."""
-        sync_api = pytest.importorskip("playwright.sync_api")
-        if not Path(CHROMIUM).exists():
-            pytest.skip("needs chromium")
-        monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
         site = f"http://localhost:{urlsplit(live_server.url).port}"
         configure(PUBLIC_URL=site)
         users = [
@@ -245,13 +240,9 @@ class TestChromium:
             )
         ]
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        with (
-            oidc_provider_mock.run_server_in_thread(user_claims=users) as server,
-            sync_api.sync_playwright() as playwright,
-        ):
+        with oidc_provider_mock.run_server_in_thread(user_claims=users) as server:
             save(f"http://127.0.0.1:{server.server_port}")
-            chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = chromium.new_page()
+            page = chromium.new_tab(browser)
 
             # The start on another name of this host is sent home first.
             page.goto(f"http://127.0.0.1:{urlsplit(site).port}/auth/oauth/demo?redirect=/auth/oauth")
@@ -269,5 +260,4 @@ class TestChromium:
             who = page.goto(f"{site}/users/me")
             assert who is not None
             assert who.json()["data"]["email"] == "alice@example.com"
-            chromium.close()
         assert RefreshSession.objects.get().provider == "demo"
