@@ -10,13 +10,26 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urljoin
 
-import httpx
+import requests
 
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE = ROOT / "example_project" / "manage.py"
 STARTS_WITHIN = 180.0
+
+
+class Client(requests.Session):
+    """A client of one site, which keeps cookies as a browser does and follows no redirect."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+
+    def request(self, method: Any, url: Any, *args: Any, **options: Any) -> requests.Response:
+        options |= {"allow_redirects": False, "timeout": 60}
+        return super().request(method, urljoin(self.url, url), *args, **options)
 
 
 class Site(NamedTuple):
@@ -27,9 +40,8 @@ class Site(NamedTuple):
     log: Path
     process: subprocess.Popen[bytes]
 
-    def client(self) -> httpx.Client:
-        """Return a browser-like client: it keeps cookies."""
-        return httpx.Client(base_url=self.url, timeout=30)
+    def client(self) -> Client:
+        return Client(self.url)
 
 
 PASSWORDS = {
@@ -97,8 +109,8 @@ def _start(folder: Path, *, with_provider: bool, **variables: str) -> Site:
 def _is_served(url: str, process: subprocess.Popen[bytes]) -> bool:
     until = time.monotonic() + STARTS_WITHIN
     while time.monotonic() < until and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            httpx.get(url, timeout=30)
+        with contextlib.suppress(requests.ConnectionError):
+            requests.get(url, timeout=60)
             return True
         time.sleep(0.1)
     return False

@@ -12,9 +12,9 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyotp
 import pytest
+import requests
 
 from tests import chromium, example_site
 from tests.example_site import PASSWORDS, Site
@@ -32,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
-def log_in(site: Site, email: str = ALICE, **fields: str) -> httpx.Response:
+def log_in(site: Site, email: str = ALICE, **fields: str) -> requests.Response:
     with site.client() as client:
         return client.post("/auth/login", json={"email": email, "password": PASSWORDS[email], **fields})
 
@@ -147,7 +147,7 @@ class TestTheDemo:
 
     def test_a_mail_is_sent_even_if_the_demo_is_stopped_at_once(self, tmp_path: Path) -> None:
         with example_site.serve(tmp_path) as site:
-            httpx.post(f"{site.url}/auth/password/request", json={"email": ALICE}).raise_for_status()
+            site.client().post("/auth/password/request", json={"email": ALICE}).raise_for_status()
 
         assert mail_in(site.outbox)["To"] == ALICE
 
@@ -189,7 +189,7 @@ class TestTheAdminBehindTheFactor:
                 "/auth/tfa/enable", json={"secret": secret, "otp": app.now()}, headers=bearer
             )
 
-            def log_in(code: str) -> httpx.Response:
+            def log_in(code: str) -> requests.Response:
                 client.get("/admin/login/")
                 token = client.cookies["csrftoken"]
                 form = {
@@ -283,7 +283,7 @@ class TestTheStartPageInABrowser:
 class TestCORS:
     """Credentialed CORS by django-cors-headers, for exact origins (row 59)."""
 
-    def preflight(self, site: Site, origin: str) -> httpx.Response:
+    def preflight(self, site: Site, origin: str) -> requests.Response:
         """Ask as a browser does before it posts JSON with cookies."""
         with site.client() as client:
             return client.options(

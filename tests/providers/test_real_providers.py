@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
-import httpx
 import oidc_provider_mock
 import pytest
+import requests
 from django.contrib.auth import get_user_model
 
 from platform_auth.models import OAuthIdentity, OAuthProvider, RefreshSession
@@ -68,7 +68,7 @@ class TestOidcProviderMock:
     def _consent(self, location: str, *, sub: str = "alice", deny: bool = False) -> dict[str, str]:
         """Fill in the provider's form; return the parameters of the callback that it sends the browser to."""
         form = {"action": "deny"} if deny else {"sub": sub}
-        response = httpx.post(location, data=form)
+        response = requests.post(location, data=form, allow_redirects=False)
         assert response.status_code in (302, 303), response.text
         return dict(parse_qsl(urlsplit(response.headers["Location"]).query))
 
@@ -158,14 +158,14 @@ def certified(node_modules: Path) -> Iterator[Callable[..., str]]:
 
 def consent(location: str, *, login: str = "bob") -> dict[str, str]:
     """Go through the provider's own log-in and consent forms, as a person would; return the callback's parameters."""
-    with httpx.Client() as person:
-        response = person.get(location)
+    with requests.Session() as person:
+        response = person.get(location, allow_redirects=False)
         for _ in range(12):
             if response.is_redirect:
-                target = urljoin(str(response.url), response.headers["Location"])
+                target = urljoin(response.url, response.headers["Location"])
                 if urlsplit(target).path.endswith("/callback"):
                     return dict(parse_qsl(urlsplit(target).query))
-                response = person.get(target)
+                response = person.get(target, allow_redirects=False)
                 continue
             assert response.status_code == 200, response.text
             action = re.search(r'<form[^>]*action="([^"]+)"', response.text)
@@ -173,7 +173,8 @@ def consent(location: str, *, login: str = "bob") -> dict[str, str]:
             fields = dict(re.findall(r'<input[^>]*name="([^"]+)"[^>]*value="([^"]*)"', response.text))
             if "login" in response.text and 'name="login"' in response.text:
                 fields |= {"login": login, "password": "any"}
-            response = person.post(urljoin(str(response.url), html.unescape(action[1])), data=fields)
+            target = urljoin(response.url, html.unescape(action[1]))
+            response = person.post(target, data=fields, allow_redirects=False)
     raise AssertionError("no way back from the provider")
 
 
