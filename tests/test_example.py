@@ -19,7 +19,7 @@ import requests
 from tests import chromium, example_site
 from tests.example_site import PASSWORDS, Site
 
-pytestmark = pytest.mark.xdist_group("example")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("example")]
 
 ALICE = "alice@example.com"
 SPA = "http://localhost:3000"

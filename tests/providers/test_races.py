@@ -70,6 +70,7 @@ class Worker:
         self.process.communicate(timeout=30)
 
 
+@pytest.mark.slow
 class TestSecondProcess:
     """Row 89: what an admin changes in one process acts at once in all."""
 
