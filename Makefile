@@ -6,11 +6,12 @@ UV := $(BIN)/uv
 now := $(shell date +%s)
 took = @echo "make $@: $$(( $$(date +%s) - $(now) )) s"
 
-.PHONY: help demo test check format messages requirements clean
+.PHONY: help demo test test-all check format messages requirements clean
 
 help:
 	@echo "make demo          the example site on http://localhost:8000, with users, notes and an identity provider"
-	@echo "make test          the tests: on SQLite, and on PostgreSQL and MariaDB where they answer"
+	@echo "make test          the fast tests: on SQLite, and on PostgreSQL and MariaDB where they answer"
+	@echo "make test-all      all tests: also the slow ones, and those with Chromium and node where they are installed"
 	@echo "make check         ruff, mypy, migrations, the example's production settings"
 	@echo "make format        ruff format"
 	@echo "make messages      collect the texts into platform_auth/locale and compile them, with GNU gettext"
@@ -20,7 +21,8 @@ help:
 demo: .venv/demo.stamp
 	@$(BIN)/python example_project/manage.py demo --since $(now)
 
-test: .venv/test.stamp
+test-all: export TEST_ALL := 1
+test test-all: .venv/test.stamp
 	@BIN=$(BIN) sh tests/run.sh
 	$(took)
 

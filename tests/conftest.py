@@ -19,9 +19,20 @@ from django.db.models.signals import pre_save
 from django.test import Client
 from django.utils import translation
 
-# A busy machine is no error.
-hypothesis.settings.register_profile("platform_auth", deadline=None)
+from tests import chromium
+
+# A busy machine is no error, and what fails here fails everywhere: the same examples in each run.
+hypothesis.settings.register_profile(
+    "platform_auth",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("platform_auth")
+
+# What takes the whole machine goes to one worker: two races at once would ask PostgreSQL for more connections than it
+# has by default (100).
+ALONE = ("race", "browser")
 
 PASSWORD = "correct horse battery staple"
 NOW = datetime(2026, 6, 15, 12, 0, 5, tzinfo=UTC)
@@ -143,6 +154,14 @@ def code_of(response: Any) -> str:
     return str(error["extensions"]["code"])
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        kind = next((kind for kind in ALONE if item.get_closest_marker(kind)), None)
+        if kind and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(kind))
+
+
 @pytest.fixture(autouse=True)
 def _empty_cache() -> Iterator[None]:
     cache.clear()
@@ -188,6 +207,13 @@ def user(db: None) -> Any:
 def signed_in(user: Any, api: Api) -> Api:
     api.login(user.email)
     return api
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; `chromium.new_tab` opens a tab in it."""
+    with chromium.launched() as browser:
+        yield browser
 
 
 @pytest.fixture

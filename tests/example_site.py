@@ -10,13 +10,26 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urljoin
 
-import httpx
+import requests
 
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE = ROOT / "example_project" / "manage.py"
 STARTS_WITHIN = 180.0
+
+
+class Client(requests.Session):
+    """A client of one site, which keeps cookies as a browser does and follows no redirect."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+
+    def request(self, method: Any, url: Any, *args: Any, **options: Any) -> requests.Response:
+        options |= {"allow_redirects": False, "timeout": 60}
+        return super().request(method, urljoin(self.url, url), *args, **options)
 
 
 class Site(NamedTuple):
@@ -27,9 +40,8 @@ class Site(NamedTuple):
     log: Path
     process: subprocess.Popen[bytes]
 
-    def client(self) -> httpx.Client:
-        """Return a browser-like client: it keeps cookies."""
-        return httpx.Client(base_url=self.url, timeout=30)
+    def client(self) -> Client:
+        return Client(self.url)
 
 
 PASSWORDS = {
@@ -60,42 +72,50 @@ def free_port() -> int:
 @contextlib.contextmanager
 def serve(folder: Path, *, with_provider: bool = False, **variables: str) -> Iterator[Site]:
     """Run the demo on a free port until the block ends."""
-    port = free_port()
-    url = f"http://localhost:{port}"
+    site = _start(folder, with_provider=with_provider, **variables)
+    try:
+        yield site
+    finally:
+        _stop(site.process)
+
+
+def _start(folder: Path, *, with_provider: bool, **variables: str) -> Site:
     log = folder / "demo.log"
-    provider_port = free_port() if with_provider else 0
-    command = [
-        sys.executable,
-        str(MANAGE),
-        "demo",
-        "--port",
-        str(port),
-        "--provider-port",
-        str(provider_port),
-    ]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            env=environment(folder, PUBLIC_URL=url, **variables),
-            cwd=folder,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _wait_until_served(url, process, log)
-            yield Site(url, folder / "outbox", log, process)
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
-
-
-def _wait_until_served(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + STARTS_WITHIN
-    while time.monotonic() < until:
-        if process.poll() is not None:
+    # Between the look for a free port and the server, another process may take it: then another port is tried.
+    for _attempt in range(5):
+        url = f"http://localhost:{free_port()}"
+        ports = [
+            "--port",
+            url.rpartition(":")[2],
+            "--provider-port",
+            str(free_port() if with_provider else 0),
+        ]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, str(MANAGE), "demo", *ports],
+                env=environment(folder, PUBLIC_URL=url, **variables),
+                cwd=folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        if _is_served(url, process):
+            return Site(url, folder / "outbox", log, process)
+        _stop(process)
+        if "in use" not in log.read_text():
             break
-        with contextlib.suppress(httpx.TransportError):
-            httpx.get(url, timeout=5)
-            return
-        time.sleep(0.1)
     raise AssertionError(f"the demo did not start:\n{log.read_text()}")
+
+
+def _is_served(url: str, process: subprocess.Popen[bytes]) -> bool:
+    until = time.monotonic() + STARTS_WITHIN
+    while time.monotonic() < until and process.poll() is None:
+        with contextlib.suppress(requests.ConnectionError):
+            requests.get(url, timeout=60)
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait(timeout=120)

@@ -81,7 +81,7 @@ def follow(wheel: Path, folder: Path) -> None:
         use(f"http://127.0.0.1:{port}")
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(timeout=60)
 
 
 def install(wheel: Path, folder: Path) -> str:
@@ -131,7 +131,7 @@ def expect(status: int, answer: tuple[int, Any]) -> Any:
 
 
 def wait_for(url: str) -> None:
-    for _attempt in range(300):
+    for _attempt in range(1200):
         with contextlib.suppress(OSError):
             call(url + "/auth/jwks")
             return

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Run the tests on each database that answers: SQLite always. Arguments go to pytest.
+# The slow ones are left out, with browsers and node, and races have two rounds. TEST_ALL=1 leaves nothing out.
 # TEST_MATRIX=1 gives each database another host project too, so that three runs see every variant of
 # tests/settings.py: user models, ATOMIC_REQUESTS, hostile settings, caches. Where a database does not answer, its
 # host project is tried on SQLite.
@@ -15,6 +16,10 @@ answers() {
 		    sys.exit(1)
 	END
 }
+if [ "${TEST_ALL:-}" != 1 ]; then
+	echo "== the fast tests alone; all of them: make test-all"
+	export TEST_ROUNDS="${TEST_ROUNDS:-2}"
+fi
 for database in sqlite:0 postgres:5432 mariadb:3306; do
 	name=${database%:*} port=${database#*:}
 	variant= used=$name
@@ -23,8 +28,14 @@ for database in sqlite:0 postgres:5432 mariadb:3306; do
 		if [ "${TEST_MATRIX:-}" != 1 ]; then continue; fi
 		used=sqlite
 	fi
-	# A browser or node asks nothing new of another database.
-	marks=$([ "$name" = sqlite ] && echo "" || echo "not browser and not node")
+	if [ "${TEST_ALL:-}" != 1 ]; then
+		marks="not slow and not browser and not node"
+	elif [ "$name" = sqlite ]; then
+		marks=
+	else
+		# A browser or node asks nothing new of another database.
+		marks="not browser and not node"
+	fi
 	if [ "${TEST_MATRIX:-}" = 1 ]; then
 		case $name in
 		postgres) variant="TEST_USER_MODEL=default TEST_ATOMIC=1 TEST_CACHE=$(answers 6379 && echo redis || echo dummy)" ;;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -30,6 +29,7 @@ from platform_auth.models import (
 )
 from platform_auth.passwords import reset_tokens
 from tests.conftest import Api, make_user
+from tests.racing import together
 
 GOOD: dict[str, Any] = {"PUBLIC_URL": "https://site.example"}
 PRODUCTION: dict[str, Any] = {
@@ -147,19 +147,8 @@ class TestPrune:
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="one writer at a time")
     def test_two_at_once_share_the_work(self, user: Any) -> None:
         fill(user, count=40)
-        texts: list[str] = []
-        gate = threading.Barrier(3)
 
-        def work() -> None:
-            gate.wait()
-            texts.append(run("platform_auth_prune", "--batch-size", "5"))
-            connection.close()
-
-        threads = [threading.Thread(target=work) for _number in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        texts = together(*[lambda: run("platform_auth_prune", "--batch-size", "5")] * 3)
 
         deleted = sum(int(text.splitlines()[-1].split()[0]) for text in texts)
         assert deleted == 240
@@ -174,21 +163,13 @@ class TestPrune:
         monkeypatch.setattr(platform_auth_prune, "MAX_IDLE", 1)
         fill(user, count=3)
         held = RefreshSession.objects.order_by("expires_at").first()
-        texts: list[str] = []
-
-        def work() -> None:
-            texts.append(run("platform_auth_prune"))
-            connection.close()
-
         with transaction.atomic():
             RefreshSession.objects.select_for_update().get(pk=held.pk)
-            thread = threading.Thread(target=work)
-            thread.start()
-            thread.join(timeout=20)
-            assert not thread.is_alive()
+            # It ends while the row is held, or this never would.
+            (text,) = together(lambda: run("platform_auth_prune"))
 
         assert RefreshSession.objects.count() == 2
-        assert "17 rows deleted" in texts[0]
+        assert "17 rows deleted" in text
 
     def test_an_expired_session_opens_nothing_before_it_is_pruned(self, api: Api, user: Any) -> None:
         api.login(user.email)
@@ -271,18 +252,24 @@ class TestRotateKeys:
         factor.refresh_from_db()
         assert factor.secret == "JBSWY3DPEHPK3PXP"
 
-    def test_a_secret_that_changes_meanwhile_wins(
-        self, settings: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_secret_that_changes_meanwhile_wins(self, settings: Any) -> None:
         """Safe beside traffic: an enrolment between reading and writing is not overwritten."""
         factor, _pending, _provider = self.make_secrets()
         settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new-" * 16, [settings.SECRET_KEY]
-        stale = TOTPFactor.objects.get()
-        factor.set_secret("ORSXG5A2ORSXG5A2")
-        factor.save()
+        writes: list[str] = []
 
-        platform_auth_rotate_keys._renew(platform_auth_rotate_keys.SEALED[0], stale, dry_run=False)
+        def enrol_before_the_first_write(execute: Any, sql: str, *rest: Any) -> Any:
+            if sql.startswith("UPDATE"):
+                writes.append(sql)
+                if len(writes) == 1:
+                    factor.set_secret("ORSXG5A2ORSXG5A2")
+                    factor.save()
+            return execute(sql, *rest)
 
+        with connection.execute_wrapper(enrol_before_the_first_write):
+            run("platform_auth_rotate_keys")
+
+        assert TOTPFactor._meta.db_table in writes[0]
         factor.refresh_from_db()
         assert factor.secret == "ORSXG5A2ORSXG5A2"
 

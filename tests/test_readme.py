@@ -129,9 +129,10 @@ class TestTheReadme:
     def test_its_make_targets_exist(self) -> None:
         makefile = (ROOT / "Makefile").read_text()
 
-        targets = set(re.findall(r"(?:`|^)make (\w+)", README, re.MULTILINE))
+        targets = set(re.findall(r"(?:`|^)make ([\w-]+)", README, re.MULTILINE))
         assert targets >= {"demo", "test", "check"}
-        assert [target for target in targets if f"\n{target}:" not in makefile] == []
+        there = set(" ".join(re.findall(r"^([\w -]+):", makefile, re.MULTILINE)).split())
+        assert targets <= there
 
     def test_no_other_project_is_installed_by_its_commands(self) -> None:
         assert "pip install platform" not in README

@@ -61,7 +61,7 @@ def run(
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, f"{site.log.read_text()[-2000:]}\n{done.stdout}\n{done.stderr}"
     return done.stdout.strip()

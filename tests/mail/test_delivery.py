@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import django
-import httpx
 import pytest
+import requests
 from django.db import DatabaseError, OperationalError, connections, transaction
 from django.utils.module_loading import import_string
 
@@ -432,7 +432,7 @@ class TestServer:
     def test_it_does_what_waits_and_ends_as_ever(self, server: Server, tmp_path: Path) -> None:
         file = tmp_path / "done"
         with server.serve(file) as (url, process):
-            assert httpx.get(f"{url}?what=job", timeout=30).status_code == 204
+            assert requests.get(f"{url}?what=job", timeout=30).status_code == 204
             process.terminate()
             assert process.wait(timeout=60) == server.exit_code
 
@@ -452,8 +452,8 @@ class TestServer:
     ) -> None:
         file = tmp_path / "done"
         with server.serve(file) as (url, process), ThreadPoolExecutor() as pool:
-            assert httpx.get(f"{url}?what=waiting", timeout=30).status_code == 204
-            slow = pool.submit(httpx.get, f"{url}?what=late&after=2", timeout=60)
+            assert requests.get(f"{url}?what=waiting", timeout=30).status_code == 204
+            slow = pool.submit(requests.get, f"{url}?what=late&after=2", timeout=60)
             time.sleep(0.7)
             process.terminate()
             assert slow.result().status_code == 204
@@ -463,7 +463,7 @@ class TestServer:
 
     def test_whoever_tells_it_twice_need_not_wait(self, tmp_path: Path) -> None:
         with SERVERS[0].serve(tmp_path / "done") as (url, process):
-            assert httpx.get(f"{url}?what=job&takes=60", timeout=30).status_code == 204
+            assert requests.get(f"{url}?what=job&takes=60", timeout=30).status_code == 204
             began = time.monotonic()
             process.terminate()
             time.sleep(1)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
-from django.db import connection
 
 from platform_auth import signals
 from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
 from platform_auth.passwords import reset_tokens
 from tests.conftest import PASSWORD, Api, code_of, enrol, make_user, unrecordable
-from tests.racing import failing
+from tests.racing import failing, together
 
 URL = "/auth/password/change"
 NEW = "a new one 4711"
@@ -252,26 +251,15 @@ class TestRace:
         for _ in range(10):
             user, api = make_user(), Api()
             api.login(user.email)
-            answers: list[Any] = []
-            barrier = threading.Barrier(5)
 
-            def act(
-                number: int, api: Api = api, barrier: Any = barrier, answers: list[Any] = answers
-            ) -> None:
-                client = Api()
-                client.access_token = api.access_token
-                barrier.wait()
-                answer = client.post(URL, {**FIELDS, "password": f"{NEW} {number}"})
-                answers.append((number, answer))
-                connection.close()
+            def change(number: int, token: str | None = api.access_token) -> Any:
+                caller = Api()
+                caller.access_token = token
+                return caller.post(URL, {**FIELDS, "password": f"{NEW} {number}"})
 
-            threads = [threading.Thread(target=act, args=(number,)) for number in range(5)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            answers = together(*[partial(change, number) for number in range(5)])
 
-            winners = [number for number, answer in answers if answer.status_code == 204]
-            assert len(winners) == 1, [answer.content for _n, answer in answers]
+            winners = [number for number, answer in enumerate(answers) if answer.status_code == 204]
+            assert len(winners) == 1, [answer.content for answer in answers]
             user.refresh_from_db()
             assert user.check_password(f"{NEW} {winners[0]}")

@@ -18,6 +18,7 @@ from django.test import Client
 from platform_auth.mail import languages
 from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
 from platform_auth.passwords import reset_tokens
+from tests import chromium
 from tests.conftest import PASSWORD, Api, make_user, unrecordable
 from tests.mails import link_of
 
@@ -490,8 +491,6 @@ class TestLanguage:
 # In a real browser
 
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-
 CONTRAST = """
 () => {
   const channel = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
@@ -514,20 +513,6 @@ UNLABELLED = """
 """
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"there is no {CHROMIUM}")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    # Its synchronous API runs an event loop in this thread, in which Django would refuse the database.
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
-    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
-
-
 @pytest.mark.browser
 @pytest.mark.django_db(transaction=True)
 class TestBrowser:
@@ -536,14 +521,13 @@ class TestBrowser:
         configure(PUBLIC_URL=live_server.url)
 
     @pytest.fixture(params=[True, False], ids=["scripts", "no scripts"])
-    def tab(self, chromium: Any, request: Any) -> Iterator[Any]:
-        context = chromium.new_context(java_script_enabled=request.param, locale="en")
-        tab = context.new_page()
+    def tab(self, browser: Any, request: Any) -> Iterator[Any]:
+        tab = chromium.new_tab(browser, java_script_enabled=request.param, locale="en")
         tab.complaints = []
         tab.on("console", lambda message: tab.complaints.append(message.text))
         tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
         yield tab
-        context.close()
+        tab.context.close()
 
     def test_a_reader_sets_a_new_password(
         self, tab: Any, live_server: Any, mailoutbox: list[Any], user: Any
@@ -552,12 +536,13 @@ class TestBrowser:
         tab.goto(live_server.url + REQUEST)
         tab.get_by_label("E-mail address").fill(user.email)
         tab.get_by_role("button", name="Send the link").click()
-        assert tab.get_by_role("heading").inner_text() == "Look at your mail"
+        tab.get_by_role("heading", name="Look at your mail").wait_for()
 
         tab.goto(link_of(mailoutbox[0]))
         for label in ("New password", "The same once more"):
             tab.get_by_label(label).fill("1234")
         tab.get_by_role("button", name="Set the password").click()
+        tab.get_by_role("alert").wait_for()
         assert tab.get_by_role("alert").get_by_role("listitem").count() == 3
 
         for label in ("New password", "The same once more"):
@@ -574,18 +559,15 @@ class TestBrowser:
 
         tab.get_by_role("link", name="Send another link").click()
 
-        assert tab.url == live_server.url + REQUEST
+        tab.wait_for_url(live_server.url + REQUEST)
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     @pytest.mark.parametrize("width", [320, 1200], ids=["phone", "desk"])
-    def test_it_is_readable(
-        self, chromium: Any, live_server: Any, user: Any, scheme: str, width: int
-    ) -> None:
+    def test_it_is_readable(self, browser: Any, live_server: Any, user: Any, scheme: str, width: int) -> None:
         """WCAG 2.2: contrast (1.4.3), reflow (1.4.10), focus (2.4.7), labels (3.3.2)."""
-        context = chromium.new_context(
-            color_scheme=scheme, viewport={"width": width, "height": 800}, locale="en"
+        tab = chromium.new_tab(
+            browser, color_scheme=scheme, viewport={"width": width, "height": 800}, locale="en"
         )
-        tab = context.new_page()
         shots = os.environ.get("SCREENSHOTS")
         token = token_for(user)
         for name, path in (("request", REQUEST), ("reset", f"{RESET}?token={token}"), ("dead", RESET)):
@@ -594,6 +576,7 @@ class TestBrowser:
                 for label in ("New password", "The same once more"):
                     tab.get_by_label(label).fill("1234")
                 tab.get_by_role("button", name="Set the password").click()
+                tab.get_by_role("alert").wait_for()
             if shots:
                 tab.screenshot(path=f"{shots}/{name}-{scheme}-{width}.png", full_page=True)
 
@@ -605,7 +588,7 @@ class TestBrowser:
                 assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
             assert tab.evaluate(UNLABELLED) == 0
             assert float(tab.evaluate("getComputedStyle(document.body).fontSize").removesuffix("px")) >= 16
-        context.close()
+        tab.context.close()
 
 
 def test_a_host_that_asks_everybody_to_log_in_sends_nobody_away(client: Any, settings: Any, db: None) -> None:

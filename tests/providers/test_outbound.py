@@ -155,32 +155,47 @@ class TestUrls:
 
 
 class TestTime:
-    def test_a_name_that_is_not_answered_ends_in_time(self, monkeypatch: Any) -> None:
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(3) or [])
-        began = time.monotonic()
+    """What never answers: without a time limit these tests would not end."""
+
+    @pytest.mark.timeout(60)
+    def test_a_name_that_is_not_answered_is_given_up(self, monkeypatch: Any) -> None:
+        given_up = threading.Event()
+
+        def look_up(*args: Any, **kwargs: Any) -> list[Any]:
+            given_up.wait()
+            return []
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
 
         with pytest.raises(outbound.Unreachable, match="in time"):
             get("https://slow.example/", seconds=0.3)
 
-        assert time.monotonic() - began < 1
+        given_up.set()
 
-    def test_a_handshake_that_is_not_answered_ends_in_time(self, configure: Any) -> None:
+    @pytest.mark.timeout(60)
+    def test_a_handshake_that_is_not_answered_is_given_up(self, configure: Any) -> None:
         configure(OAUTH_PRIVATE_HOSTS=["127.0.0.1"])
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            began = time.monotonic()
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            pytest.raises(outbound.Unreachable, match="in time"),
+        ):
+            get(f"https://127.0.0.1:{listener.getsockname()[1]}/", seconds=0.3)
 
-            with pytest.raises(outbound.Unreachable, match="in time"):
-                get(f"https://127.0.0.1:{listener.getsockname()[1]}/", seconds=0.3)
+    def test_a_request_gets_no_more_than_the_time_for_one(self) -> None:
+        before = time.monotonic()
+        deadline = outbound.Budget(3600).next_deadline()
 
-        assert time.monotonic() - began < 1
+        assert before + outbound.TIMEOUT <= deadline <= time.monotonic() + outbound.TIMEOUT
 
-    def test_a_budget_is_spent_once(self) -> None:
-        budget = outbound.Budget(0.05)
-        assert budget.next_deadline() <= time.monotonic() + 0.05
-        time.sleep(0.06)
+    def test_a_budget_does_not_start_again(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(outbound, "TIMEOUT", 7200)
+        budget = outbound.Budget(3600)
 
+        assert budget.next_deadline() == budget.next_deadline() <= time.monotonic() + 3600
+
+    def test_a_budget_that_is_spent_gives_nothing(self) -> None:
         with pytest.raises(outbound.Unreachable):
-            budget.next_deadline()
+            outbound.Budget(0).next_deadline()
 
     def test_nothing_stays_open(self, provider: Provider) -> None:
         """Threads and sockets go with the request, also where it broke off."""
@@ -201,7 +216,7 @@ class TestTime:
             with pytest.raises(outbound.Unreachable, match="1 MiB"):
                 get(f"{provider.issuer}/big")
 
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 30
         while threading.active_count() > before and time.monotonic() < deadline:
             time.sleep(0.02)
         assert threading.active_count() <= before

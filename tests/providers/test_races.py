@@ -19,7 +19,7 @@ from tests.flows import Browser, add_provider
 from tests.identity_provider import Provider
 from tests.racing import statuses, together
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.race, pytest.mark.xdist_group("race")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.race]
 
 
 def copies(browser: Browser, count: int) -> list[Browser]:
@@ -70,6 +70,7 @@ class Worker:
         self.process.communicate(timeout=30)
 
 
+@pytest.mark.slow
 class TestSecondProcess:
     """Row 89: what an admin changes in one process acts at once in all."""
 

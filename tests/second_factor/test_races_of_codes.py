@@ -1,7 +1,7 @@
 """The second factor under load: the database decides, not the order in which threads happen to run.
 
 Threads with connections of their own against a real database, over the whole HTTP stack. Choose the database
-by TEST_DATABASE; TEST_RACE_ROUNDS shortens or lengthens the runs.
+by TEST_DATABASE; TEST_ROUNDS shortens or lengthens the runs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.racing import together
 pytestmark = [pytest.mark.race, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("clock")]
 
 THREADS = 20
-ROUNDS = int(os.environ.get("TEST_RACE_ROUNDS", "50"))
+ROUNDS = int(os.environ.get("TEST_ROUNDS", "50"))
 NO_LOGIN_LIMITS = {"address": "100000/m", "account_and_address": "100000/m", "account": "100000/h"}
 
 
@@ -174,6 +174,7 @@ class TestAnotherDatabase:
         assert [query for query in captured.captured_queries if "FOR UPDATE" in query["sql"]]
 
 
+@pytest.mark.slow
 class TestGuesses:
     """Row 13 (Keycloak GHSA-85v8-vx4w-q684): parallel guesses get no more looks than serial ones."""
 

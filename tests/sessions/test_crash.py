@@ -30,7 +30,12 @@ from platform_auth import sessions
 from platform_auth.models import AuthEvent, RefreshSession, TOTPFactor
 from tests.conftest import PASSWORD, Authenticator, make_user
 
-pytestmark = [pytest.mark.race, pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.race,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.timeout(600),
+]
 
 KILLS = int(os.environ.get("TEST_ROUNDS", "20"))
 CLIENTS = 8

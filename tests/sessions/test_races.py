@@ -315,8 +315,8 @@ class TestParallelGuesses:
         assert AuthEvent.objects.filter(kind="login_failed").count() == 5
         assert AuthEvent.objects.filter(kind="login_limited").count() == 1
 
-    def test_in_the_database_too(self, settings: Any) -> None:
+    def test_in_the_database_too(self, settings: Any, configure: Any) -> None:
         settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
-        self.test_of_200_at_once_no_more_than_the_limit_are_looked_at(settings)
+        self.test_of_200_at_once_no_more_than_the_limit_are_looked_at(configure)
 
         assert RateCounter.objects.exists()
