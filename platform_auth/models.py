@@ -365,7 +365,7 @@ class OAuthProvider(models.Model):
         OAUTH2 = "oauth2", _("OAuth 2.0 (by its URLs)")
 
     class ClientAuthentication(models.TextChoices):
-        POST = "post", _("Caller secret in the body")
+        POST = "post", _("Client secret in the body")
         BASIC = "basic", "HTTP Basic"
 
     class EmailLinking(models.TextChoices):

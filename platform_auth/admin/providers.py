@@ -207,7 +207,7 @@ class OAuthProviderAdmin(ProviderModelAdmin):
     change_form_template = "admin/platform_auth/oauthprovider/change_form.html"
     fieldsets = (
         (None, {"fields": ("key", "label", "kind", "callback_url", "icon", "order", "enabled")}),
-        (pgettext_lazy("OAuth provider", "Caller"), {"fields": ("client_id", "client_secret", "scopes")}),
+        (pgettext_lazy("OAuth provider", "Client"), {"fields": ("client_id", "client_secret", "scopes")}),
         (_("OpenID Connect, GitLab, Microsoft"), {"fields": ("issuer", "tenant")}),
         (_("Apple"), {"classes": ("collapse",), "fields": ("team_id", "key_id", "private_key")}),
         (
