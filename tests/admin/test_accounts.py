@@ -19,7 +19,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from platform_auth import events, sealing, sessions
-from platform_auth.admin import accounts
+from platform_auth.admin import rows, users
 from platform_auth.models import (
     AuthEvent,
     OAuthIdentity,
@@ -121,7 +121,7 @@ class TestLists:
         assert counts[0] <= 7
 
     def test_no_statement_counts_all_rows(self, user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(accounts, "AT_MOST", 5)
+        monkeypatch.setattr(rows, "AT_MOST", 5)
         for _number in range(8):
             sessions.open(user)
         with CaptureQueriesContext(connection) as captured:
@@ -140,7 +140,7 @@ class TestLists:
         self, user: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A list says "Select all 10000" where there are a million."""
-        monkeypatch.setattr(accounts, "AT_MOST", 5)
+        monkeypatch.setattr(rows, "AT_MOST", 5)
         grants = [sessions.open(user) for _number in range(6)]
         client = admin_client()
         data = {
@@ -439,25 +439,25 @@ class TestUserPage:
         )
 
     def test_many_sessions_are_a_page_of_the_newest(self, user: Any) -> None:
-        for _number in range(accounts.SHOWN_AT_ONCE + 5):
+        for _number in range(users.SHOWN_AT_ONCE + 5):
             sessions.open(user)
 
         page = admin_client().get(user_url(user))
 
         formset = page.context["inline_admin_formsets"][0].formset
-        assert len(formset.initial_forms) == accounts.SHOWN_AT_ONCE
+        assert len(formset.initial_forms) == users.SHOWN_AT_ONCE
 
     def test_a_marked_session_ends_though_it_is_among_the_newest_no_more(self, user: Any) -> None:
         marked = sessions.open(user).session
         client = admin_client()
         page = client.get(user_url(user))
-        for _number in range(accounts.SHOWN_AT_ONCE):
+        for _number in range(users.SHOWN_AT_ONCE):
             sessions.open(user)
 
         mark(client, user, "platform_auth_sessions", page=page)
 
         assert not RefreshSession.objects.filter(pk=marked.pk).exists()
-        assert RefreshSession.objects.count() == accounts.SHOWN_AT_ONCE
+        assert RefreshSession.objects.count() == users.SHOWN_AT_ONCE
 
     def test_a_session_of_somebody_else_is_not_ended_by_its_key(self, user: Any) -> None:
         other = sessions.open(make_user()).session
