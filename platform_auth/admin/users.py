@@ -1,172 +1,102 @@
-"""A user's own page in Django admin: sessions, second factor and provider accounts, to look at and to end."""
+"""A user's own page in Django admin: what the user has here, with links to the lists whose actions end it."""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.sites import all_sites
-from django.contrib.admin.utils import unquote
+from django.contrib.admin.utils import flatten_fieldsets
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
-from django.forms.models import BaseInlineFormSet
+from django.db.models import Model
 from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.http import urlencode
+from django.utils.translation import gettext, ngettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from .. import caller, events, sessions
 from ..models import AuthEvent, OAuthIdentity, RefreshSession, TOTPFactor
-from ..second_factor import enrolment, verification
-from .rows import by
+from ..second_factor import verification
+from . import rows
 
-if TYPE_CHECKING:
-    RowTabularInline = admin.TabularInline[Any, Any]
-    RowFormSet = BaseInlineFormSet[Any, Any, Any]
-else:
-    RowTabularInline = admin.TabularInline
-    RowFormSet = BaseInlineFormSet
-
-SHOWN_AT_ONCE = 20
-
-
-class EndingFormSet(RowFormSet):
-    """Ends the rows that are marked, instead of deleting them unheard."""
-
-    request: HttpRequest
-    end: Any
-
-    def delete_existing(self, obj: Any, commit: bool = True) -> None:
-        # At once: a host that saves by commit=False deletes the objects itself, which ends nothing else.
-        self.end(self.request, obj)
+LINKS: dict[str, type[Model]] = {
+    "platform_auth_live_sessions": RefreshSession,
+    "platform_auth_second_factor": TOTPFactor,
+    "platform_auth_linked_accounts": OAuthIdentity,
+    "platform_auth_events": AuthEvent,
+}
+"""The fields of AccountLinks, each with the model that one must be allowed to see."""
 
 
-class UserInline(RowTabularInline):
-    """Rows of one user on the user's page: to look at, and to end by "Delete?"."""
+class AccountLinks:
+    """For the bases of a host's UserAdmin, in front: counts of what a user has here, which lead to the lists."""
 
-    extra = 0
-    can_delete = True
-    show_change_link = True
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        """Return the host's, then ours."""
+        return [*super().get_readonly_fields(request, obj), *_visible(request, obj)]  # type: ignore[misc]
 
-    class Media:
-        css: ClassVar[dict[str, list[str]]] = {"all": ["platform_auth/admin.css"]}
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        """Return the host's, then a section of ours."""
+        fieldsets = [*super().get_fieldsets(request, obj)]  # type: ignore[misc]
+        # A page without fieldsets of its own lists all read-only fields: ours are there already.
+        placed = flatten_fieldsets(fieldsets)
+        fields = [name for name in _visible(request, obj) if name not in placed]
+        return [*fieldsets, (_("Authentication"), {"fields": fields})] if fields else fieldsets
 
-    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
-        formset: Any = super().get_formset(request, obj, formset=EndingFormSet, **kwargs)
-        return type(formset.__name__, (formset,), {"request": request, "end": staticmethod(self.end)})
+    @admin.display(description=_("live sessions"))
+    def platform_auth_live_sessions(self, user: Any) -> str:
+        live = RefreshSession.objects.filter(user=user).live(now=timezone.now())
+        return _link(RefreshSession, user, str(rows.capped_count(live)), state="live")
 
-    def end(self, request: HttpRequest, row: Any) -> None:
-        """End one row, as the user could."""
-        raise NotImplementedError
+    @admin.display(description=_("second factor"))
+    def platform_auth_second_factor(self, user: Any) -> str:
+        if not verification.is_enrolled(user):
+            return _link(TOTPFactor, user, gettext("No"))
+        left = verification.recovery_codes_left(user)
+        text = ngettext("Yes, %(count)d recovery code left", "Yes, %(count)d recovery codes left", left)
+        return _link(TOTPFactor, user, text % {"count": left})
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Return the newest rows of the page's user, and those that the page which comes back had.
+    @admin.display(description=_("linked provider accounts"))
+    def platform_auth_linked_accounts(self, user: Any) -> str:
+        return _link(OAuthIdentity, user, str(rows.capped_count(OAuthIdentity.objects.filter(user=user))))
 
-        Without the latter, a row that was marked and is among the newest no more would be left alone.
-        """
-        rows: QuerySet[Any] = self.model._default_manager.all()
-        object_id = request.resolver_match.kwargs.get("object_id") if request.resolver_match else None
-        user_id = unquote(object_id) if object_id else None
-        try:
-            of_user = rows.filter(user_id=user_id).order_by("-created_at")
-            newest = list(of_user.values_list("pk", flat=True)[:SHOWN_AT_ONCE])
-            return of_user.filter(pk__in=[*newest, *self._came_back(request)])
-        except (ValueError, ValidationError):
-            return rows.none()
-
-    def _came_back(self, request: HttpRequest) -> list[Any]:
-        """Return the keys of this inline's rows in a page that was sent. Raises ValidationError."""
-        key = self.opts.pk
-        field = self.model._meta.get_field("user")
-        prefix = field.remote_field.get_accessor_name()
-        shape = re.compile(rf"{re.escape(str(prefix))}-\d+-{key.name}")
-        return [
-            key.to_python(value) for name, value in request.POST.items() if shape.fullmatch(name) and value
-        ]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return self.fields
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Show it on the page of a user who is there, not on the form for a new one."""
-        return obj is not None and super().has_view_permission(request, obj)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return obj is not None and super().has_delete_permission(request, obj)
-
-
-class SessionInline(UserInline):
-    """The sessions of a user."""
-
-    model = RefreshSession
-    verbose_name_plural = _("sessions (mark to end)")
-    fields = ("device", "ip_address", "provider", "amr", "created_at", "rotated_at", "expires_at")
-
-    @admin.display(description=_("device"))
-    def device(self, session: RefreshSession) -> str:
-        return caller.device_name(session.user_agent) or str(_("unknown"))
-
-    def end(self, request: HttpRequest, row: RefreshSession) -> None:
-        sessions.revoke(row, request=request, reason=by(request))
-
-
-class FactorInline(UserInline):
-    """The second factor of a user."""
-
-    model = TOTPFactor
-    verbose_name = verbose_name_plural = _("second factor (mark to remove)")
-    fields = ("created_at", "last_used_at", "recovery_codes")
-
-    @admin.display(description=_("recovery codes left"))
-    def recovery_codes(self, factor: TOTPFactor) -> int:
-        return verification.recovery_codes_left(factor.user)
-
-    def end(self, request: HttpRequest, row: TOTPFactor) -> None:
-        enrolment.reset_by_admin(row.user, request=request)
-
-
-class IdentityInline(UserInline):
-    """The provider accounts of a user."""
-
-    model = OAuthIdentity
-    verbose_name_plural = _("linked provider accounts (mark to unlink)")
-    fields = ("provider", "email", "subject", "created_at", "last_used_at")
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).select_related("provider")
-
-    def end(self, request: HttpRequest, row: OAuthIdentity) -> None:
-        row.delete()
-        events.record(
-            AuthEvent.Kind.IDENTITY_UNLINKED,
-            user=row.user,
-            who=caller.of(request),
-            provider=row.provider.key,
-            reason=by(request),
-        )
-
-
-USER_INLINES = (SessionInline, FactorInline, IdentityInline)
-
-
-class UserInlines:
-    """For the bases of a host's UserAdmin, in front: sessions, second factor and provider accounts on its page."""
-
-    def get_inlines(self, request: HttpRequest, obj: Any) -> list[Any]:
-        """Return the host's inlines, then ours, each once."""
-        own = list(super().get_inlines(request, obj))  # type: ignore[misc]
-        return [*own, *(inline for inline in USER_INLINES if inline not in own)]
+    @admin.display(description=pgettext_lazy("authentication", "events"))
+    def platform_auth_events(self, user: Any) -> str:
+        return _link(AuthEvent, user, str(rows.capped_count(AuthEvent.objects.filter(user=user))))
 
 
 def show_on_user_pages() -> None:
-    """Add our inlines to the pages of users that the host has registered. Once, when the apps are ready."""
+    """Put AccountLinks in front of the host's admin classes of users. Once, when the apps are ready."""
+    model = get_user_model()
     for site in all_sites:
-        user_admin: Any = site._registry.get(get_user_model())
-        if user_admin is not None and not isinstance(user_admin, UserInlines):
-            user_admin.inlines = [*user_admin.inlines, *USER_INLINES]
+        if not site.is_registered(model) or isinstance(site.get_model_admin(model), AccountLinks):
+            continue
+        host = type(site.get_model_admin(model))
+        site.unregister(model)
+        # Under the host's name: Django's checks name the class that is to be mended.
+        site.register(model, type(host.__name__, (AccountLinks, host), {"__module__": host.__module__}))
+
+
+def _visible(request: HttpRequest, user: Any) -> list[str]:
+    """Return the fields that an admin may see: on the page of a user who is there, not on the form for a new one."""
+    if user is None:
+        return []
+    return [
+        name
+        for name, model in LINKS.items()
+        if any(
+            request.user.has_perm(f"{model._meta.app_label}.{may}_{model._meta.model_name}")
+            for may in ("view", "change")
+        )
+    ]
+
+
+def _link(model: type[Model], user: Any, text: str, **query: str) -> str:
+    """Return a link to the user's rows in a list; the text alone where the list is not to be had."""
+    try:
+        url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+    except NoReverseMatch:
+        return text
+    return format_html('<a href="{}?{}">{}</a>', url, urlencode({"user__exact": user.pk, **query}), text)
