@@ -20,8 +20,8 @@ class PlatformAuthConfig(AppConfig):
         delivery.finish_at_sigterm()
         checks.register_checks()
         if apps.is_installed("django.contrib.admin"):
-            from .admin import accounts
+            from .admin import users
 
-            accounts.show_on_user_pages()
+            users.show_on_user_pages()
         if apps.is_installed("drf_spectacular"):
             from . import schema  # noqa: F401 - its classes register themselves

@@ -603,7 +603,7 @@ def check_admin(**kwargs: Any) -> list[CheckMessage]:
         Warning(
             "The user's page in the admin does not show sessions, second factor and linked accounts.",
             hint='Put "django.contrib.admin" (not its SimpleAdminConfig) before "platform_auth" in INSTALLED_APPS, '
-            "or add platform_auth.admin.UserInlines to the bases of your UserAdmin and silence this check.",
+            "or put platform_auth.admin.AccountLinks first in the bases of your UserAdmin and silence this check.",
             id="platform_auth.W010",
         )
     ]

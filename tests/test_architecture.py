@@ -38,8 +38,8 @@ LAYERS: list[str] = [
     "urls urls_users",
     # Leaves: nothing above imports them.
     "checks receivers public_role.exposure schema",
-    "admin.accounts",
-    "admin.providers",
+    "admin.rows admin.exposure admin.provider_form",
+    "admin.sessions admin.passwords admin.second_factor admin.identities admin.events admin.providers admin.users",
     "admin",
     "apps management.commands.platform_auth_doctor management.commands.platform_auth_prune "
     "management.commands.platform_auth_rotate_keys",

@@ -1,6 +1,6 @@
-"""Django admin: providers and linked accounts; sessions, reset links, second factors and events; the user's page."""
+"""Django admin: a module per list, and the links on a user's own page."""
 
 from __future__ import annotations
 
-from .accounts import UserInlines as UserInlines
-from .providers import OAuthProviderAdmin as OAuthProviderAdmin
+from . import events, identities, passwords, providers, second_factor, sessions  # noqa: F401 - they register themselves
+from .users import AccountLinks as AccountLinks

@@ -1,0 +1,39 @@
+"""Password reset links in Django admin, to withdraw them."""
+
+from __future__ import annotations
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from .. import caller, events
+from ..models import AuthEvent, PasswordResetToken
+from .rows import LiveFilter, ReadOnlyAdmin
+
+
+@admin.register(PasswordResetToken)
+class PasswordResetTokenAdmin(ReadOnlyAdmin):
+    """Links of reset mails that are still good."""
+
+    list_display = ("created_at", "user_link", "ip_address", "expires_at")
+    list_filter = (LiveFilter, ("created_at", admin.DateFieldListFilter))
+    search_fields = ("ip_address__iexact",)
+    fields = ("user_link", "ip_address", "created_at", "expires_at")
+    actions = ("withdraw_links",)
+
+    @admin.action(description=_("Withdraw these links"), permissions=["end"])
+    def withdraw_links(self, request: HttpRequest, rows: QuerySet[PasswordResetToken]) -> None:
+        count = 0
+        for token in rows.iterator(chunk_size=1000):
+            if rows.model._default_manager.filter(pk=token.pk).delete()[0]:
+                events.record(
+                    AuthEvent.Kind.ADMIN_CHANGED,
+                    user=request.user,
+                    who=caller.of(request),
+                    reason=f"withdrew a reset link of user {token.user_id}",
+                )
+                count += 1
+        text = ngettext("%(count)d link withdrawn.", "%(count)d links withdrawn.", count)
+        self.message_user(request, text % {"count": count}, messages.SUCCESS)

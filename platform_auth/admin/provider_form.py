@@ -1,0 +1,180 @@
+"""The form of a provider in Django admin: what its kind needs, secrets that are written alone, one's own password."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from django import forms
+from django.contrib.auth import authenticate
+from django.core.exceptions import ValidationError
+from django.core.validators import DomainNameValidator
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.text import capfirst
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_variables
+
+from ..login import confirmation
+from ..models import OAuthProvider
+from ..providers import flow, outbound
+
+if TYPE_CHECKING:
+    ProviderModelForm = forms.ModelForm[OAuthProvider]
+else:
+    ProviderModelForm = forms.ModelForm
+
+HARMLESS_FIELDS = ("label", "icon", "order", "enabled")
+"""What a provider's editor may change without the permission for the rest."""
+SECRET_FIELDS = ("client_secret", "private_key")
+
+Kind = OAuthProvider.Kind
+
+
+class WriteOnlyTextarea(forms.Textarea):
+    """What is typed is not given back, as with a password."""
+
+    def format_value(self, value: Any) -> str:
+        return ""
+
+
+class OAuthProviderForm(ProviderModelForm):
+    """A provider. Secrets are written and never shown; whom it talks to and lets in needs one's own password."""
+
+    client_secret = forms.CharField(
+        label=capfirst(_("client secret")),
+        required=False,
+        max_length=4096,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off", "class": "vTextField"}),
+        help_text=_("Never shown again. Blank keeps what is stored."),
+    )
+    private_key = forms.CharField(
+        label=capfirst(_("private key")),
+        required=False,
+        max_length=8192,
+        widget=WriteOnlyTextarea(attrs={"autocomplete": "off", "rows": 4, "class": "vLargeTextField"}),
+        help_text=_("Apple: the content of the .p8 file. Never shown again. Blank keeps what is stored."),
+    )
+    own_password = forms.CharField(
+        label=capfirst(_("your own password")),
+        required=False,
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "class": "vTextField"}),
+        help_text=_("Needed for every change but of label, icon, order and enabled."),
+    )
+
+    class Meta:
+        model = OAuthProvider
+        exclude: ClassVar[list[str]] = [
+            "sealed_secret",
+            "sealed_private_key",
+            "tested_at",
+            "test_result",
+            "created_at",
+        ]
+
+    request: HttpRequest
+    """The admin's request; set on a subclass for each."""
+    may_point_elsewhere: bool
+    """Whether its user may change more than HARMLESS_FIELDS; set likewise."""
+
+    @sensitive_variables()
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or self.cleaned_data
+        self._check_key(values)
+        self._check_kind(values)
+        self._check_domains(values)
+        if set(self.changed_data) - {*HARMLESS_FIELDS, "own_password"}:
+            if not self.may_point_elsewhere:
+                self.add_error(None, _("You may change label, icon, order and enabled."))
+            elif not self.errors:
+                self._check_person(values.get("own_password", ""))
+        return values
+
+    @sensitive_variables()
+    def save(self, commit: bool = True) -> OAuthProvider:
+        for name in SECRET_FIELDS:
+            if raw := self.cleaned_data.get(name):
+                setattr(self.instance, name, raw)
+        return super().save(commit)
+
+    def _check_key(self, values: dict[str, Any]) -> None:
+        if values.get("key") in flow.RESERVED_KEYS:
+            self.add_error("key", _("This word has another meaning in tokens."))
+
+    def _check_kind(self, values: dict[str, Any]) -> None:
+        """Ask for what the kind needs, and judge its URLs as the flow will."""
+        kind = values.get("kind", self.instance.kind)
+        for name in ("authorization_url", "token_url", "userinfo_url", "issuer"):
+            if name in values:
+                self._check_url(name, values[name], needed=name in _NEEDED.get(kind, ()))
+        for name in ("team_id", "key_id", "id_field"):
+            if name in values and name in _NEEDED.get(kind, ()) and not values[name]:
+                self.add_error(name, _("This kind of provider needs it."))
+        if kind == Kind.MICROSOFT and "tenant" in values:
+            try:
+                values["tenant"] = str(uuid.UUID(values["tenant"]))
+            except ValueError:
+                self.add_error(
+                    "tenant", _("The ID of one tenant, such as 72f988bf-86f1-41af-91ab-2d7cd011db47.")
+                )
+        if kind == Kind.APPLE:
+            self._check_private_key(values.get("private_key", ""))
+        elif kind not in (Kind.OIDC, Kind.OAUTH2) and not (
+            values.get("client_secret") or self.instance.sealed_secret
+        ):
+            self.add_error("client_secret", _("This kind of provider needs it."))
+
+    def _check_url(self, name: str, url: str, *, needed: bool) -> None:
+        if not url:
+            if needed:
+                self.add_error(name, _("This kind of provider needs it."))
+            return
+        try:
+            outbound.check_url(url)
+        except outbound.Refused:
+            self.add_error(name, _("An https URL without credentials and fragment."))
+
+    @sensitive_variables()
+    def _check_private_key(self, raw_key: str) -> None:
+        if not raw_key:
+            if not self.instance.sealed_private_key:
+                self.add_error("private_key", _("This kind of provider needs it."))
+            return
+        try:
+            key = load_pem_private_key(raw_key.encode(), password=None)
+        except (ValueError, TypeError):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
+            self.add_error("private_key", _("A private key for ES256 in PEM, as Apple gives it."))
+
+    def _check_domains(self, values: dict[str, Any]) -> None:
+        for domain in values.get("allowed_domains", "").split():
+            try:
+                DomainNameValidator()(domain)
+            except ValidationError:
+                self.add_error("allowed_domains", _("Domains such as example.com, separated by blanks."))
+                return
+
+    @sensitive_variables()
+    def _check_person(self, password: str) -> None:
+        """Let the admin show again who they are; counted by the limits of log-in."""
+        user: Any = self.request.user
+        if (
+            not user.has_usable_password()
+            and user.last_login
+            and timezone.now() - user.last_login < confirmation.RECENT
+        ):
+            return
+        found = password and authenticate(self.request, username=user.get_username(), password=password)
+        if not found or found.pk != user.pk:
+            self.add_error("own_password", _("Enter your own password to change this."))
+
+
+_NEEDED: dict[Any, tuple[str, ...]] = {
+    Kind.OIDC: ("issuer",),
+    Kind.APPLE: ("team_id", "key_id"),
+    Kind.OAUTH2: ("authorization_url", "token_url", "userinfo_url", "id_field"),
+}

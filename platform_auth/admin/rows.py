@@ -1,0 +1,153 @@
+"""What our lists share: no look-up of a secret, capped counts, and rows that are looked at and ended, never edited."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import quote
+from django.contrib.auth import get_user_model
+from django.core.paginator import Paginator
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
+
+from ..models import OAuthProvider
+
+if TYPE_CHECKING:
+    RowModelAdmin = admin.ModelAdmin[Any]
+    RowPaginator = Paginator[Any]
+else:
+    RowModelAdmin = admin.ModelAdmin
+    RowPaginator = Paginator
+
+AT_MOST = 10_000
+"""Rows that a list counts; behind them its pages stop. Search and filters lead further."""
+
+
+def capped_count(rows: QuerySet[Any]) -> int:
+    """Return how many rows there are, or AT_MOST: the same work at a thousand rows and at a million."""
+    return rows.order_by()[:AT_MOST].count()
+
+
+def by(request: HttpRequest) -> str:
+    """Return what events say of who did it."""
+    return f"admin {request.user.pk}"
+
+
+class CappedPaginator(RowPaginator):
+    """Counts no more rows than AT_MOST."""
+
+    @cached_property
+    def count(self) -> int:
+        rows: Any = self.object_list
+        return capped_count(rows)
+
+
+class LiveFilter(admin.SimpleListFilter):
+    """Rows whose time is not over, or is."""
+
+    title = pgettext_lazy("session", "state")
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("live", pgettext_lazy("session", "live")), ("expired", pgettext_lazy("session", "expired"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        lookup = {"live": "expires_at__gt", "expired": "expires_at__lte"}.get(self.value() or "")
+        return queryset.filter(**{lookup: timezone.now()}) if lookup else queryset
+
+
+class ProviderFilter(admin.SimpleListFilter):
+    """The provider of a log-in. Asks the few providers, not the many rows."""
+
+    title = _("provider")
+    parameter_name = "provider"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(key, label or key) for key, label in OAuthProvider.objects.values_list("key", "label")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(provider=self.value()) if self.value() else queryset
+
+
+class AuthAdmin(RowModelAdmin):
+    """A list whose queries ask for no column that no page shows.
+
+    Whether there are rows for ever longer prefixes would spell out what stands there.
+    """
+
+    class Media:
+        css: ClassVar[dict[str, list[str]]] = {"all": ["platform_auth/admin.css"]}
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        field = {field.name: field for field in self.opts.fields}.get(lookup.partition("__")[0])
+        is_hidden = field is not None and not field.editable and not field.primary_key
+        return not is_hidden and super().lookup_allowed(lookup, value, request)
+
+
+class ReadOnlyAdmin(AuthAdmin):
+    """To look at. Rows are not added, changed or deleted by hand, but may go together with their user."""
+
+    paginator = CappedPaginator
+    show_full_result_count = False
+    # Each would count all rows.
+    show_facets = admin.ShowFacets.NEVER
+    list_select_related: ClassVar[tuple[str, ...]] = ("user",)
+    list_per_page = 50
+    ends_with_user = True
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return self.fields
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Refuse on our own pages; a page that deletes a user asks too, and takes the user's rows along."""
+        name = (request.resolver_match and request.resolver_match.url_name) or ""
+        own_pages = f"{self.opts.app_label}_{self.opts.model_name}_"
+        # The pages that delete: one row, and those selected in a list.
+        deletes = name.endswith(("_delete", "_changelist"))
+        return self.ends_with_user and deletes and not name.startswith(own_pages)
+
+    def has_end_permission(self, request: HttpRequest) -> bool:
+        """Return whether a user may end what is listed here: Django's permission to delete it."""
+        return request.user.has_perm(f"{self.opts.app_label}.delete_{self.opts.model_name}")
+
+    def response_action(
+        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Refuse to do to all rows what the page said of AT_MOST."""
+        if queryset.order_by()[: AT_MOST + 1].count() > AT_MOST and request.POST.get("select_across") == "1":
+            text = _("These are more than %(limit)d. Narrow the list by a filter or a search first.")
+            self.message_user(request, text % {"limit": AT_MOST}, messages.ERROR)
+            return None
+        return super().response_action(request, queryset, *args, **kwargs)
+
+    def get_search_fields(self, request: HttpRequest) -> list[str]:
+        model = get_user_model()
+        names = {model.get_email_field_name(), model.USERNAME_FIELD}
+        return [*(f"user__{name}__istartswith" for name in sorted(names)), *self.search_fields]
+
+    @admin.display(description=_("user"), ordering="user")
+    def user_link(self, row: Any) -> str:
+        """Return a link to the user's page where there is one, else the name."""
+        user = row.user
+        if user is None:
+            return "-"
+        try:
+            url = reverse(
+                f"admin:{user._meta.app_label}_{user._meta.model_name}_change", args=[quote(user.pk)]
+            )
+        except NoReverseMatch:
+            return str(user)
+        return format_html('<a href="{}">{}</a>', url, user)

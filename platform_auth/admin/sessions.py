@@ -1,0 +1,84 @@
+"""Sessions in Django admin, to end them."""
+
+from __future__ import annotations
+
+from django.contrib import admin, messages
+from django.contrib.auth import get_user_model
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext, pgettext_lazy
+
+from .. import caller, events, sessions
+from ..models import AuthEvent, RefreshSession
+from .rows import LiveFilter, ProviderFilter, ReadOnlyAdmin, by
+
+
+@admin.register(RefreshSession)
+class RefreshSessionAdmin(ReadOnlyAdmin):
+    """Who is logged in, from where, since when."""
+
+    # What does not fit into the width of a screen stands last.
+    list_display = (
+        "user_link",
+        "device",
+        "ip_address",
+        "created_at",
+        "rotated_at",
+        "expires_at",
+        "provider",
+        "amr",
+    )
+    list_display_links = ("device",)
+    list_filter = (LiveFilter, ProviderFilter, "mode", ("created_at", admin.DateFieldListFilter))
+    search_fields = ("ip_address__iexact",)
+    fields = (
+        "user_link",
+        "device",
+        "user_agent",
+        "ip_address",
+        "provider",
+        "amr",
+        "mode",
+        "tfa_required",
+        "created_at",
+        "rotated_at",
+        "expires_at",
+        "events_link",
+    )
+    actions = ("end_sessions", "end_all_of_users")
+
+    @admin.display(description=_("device"))
+    def device(self, session: RefreshSession) -> str:
+        return caller.device_name(session.user_agent) or str(_("unknown"))
+
+    @admin.display(description=pgettext_lazy("authentication", "events"))
+    def events_link(self, session: RefreshSession) -> str:
+        url = reverse("admin:platform_auth_authevent_changelist")
+        digest = events.session_digest(session.pk)
+        return format_html('<a href="{}?session_digest={}">{}</a>', url, digest, _("Show"))
+
+    @admin.action(description=_("End these sessions"), permissions=["end"])
+    def end_sessions(self, request: HttpRequest, rows: QuerySet[RefreshSession]) -> None:
+        count = 0
+        for session in rows.iterator(chunk_size=1000):
+            sessions.revoke(session, request=request, reason=by(request))
+            count += 1
+        text = ngettext("%(count)d session ended.", "%(count)d sessions ended.", count)
+        self.message_user(request, text % {"count": count}, messages.SUCCESS)
+
+    @admin.action(description=_("End all sessions of these users"), permissions=["end"])
+    def end_all_of_users(self, request: HttpRequest, rows: QuerySet[RefreshSession]) -> None:
+        count = 0
+        for user in get_user_model()._default_manager.filter(pk__in=rows.order_by().values("user")):
+            count += sessions.revoke_all(user)
+            events.record(
+                AuthEvent.Kind.SESSION_REVOKED,
+                user=user,
+                who=caller.of(request),
+                reason=f"all, {by(request)}",
+            )
+        text = ngettext("%(count)d session ended.", "%(count)d sessions ended.", count)
+        self.message_user(request, text % {"count": count}, messages.SUCCESS)
