@@ -65,6 +65,17 @@ class TestPasswordSetElsewhere:
 
         assert not RefreshSession.objects.filter(user=user).exists()
 
+    def test_it_goes_on_where_no_event_can_be_written(
+        self, signed_in: Api, user: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between migrations there may be no table yet."""
+        monkeypatch.setattr(AuthEvent._meta, "db_table", "gone")
+        user.set_password(NEW_PASSWORD)
+        user.save()
+
+        assert type(user).objects.get(pk=user.pk).check_password(NEW_PASSWORD)
+        assert not RefreshSession.objects.filter(user=user).exists()
+
     @AS_ANOTHER_MODEL
     def test_it_may_be_set_through_another_model(self, signed_in: Api, user: Any, as_model: Any) -> None:
         """Row 27: each model saves in its own name."""
