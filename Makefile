@@ -6,13 +6,14 @@ UV := $(BIN)/uv
 now := $(shell date +%s)
 took = @echo "make $@: $$(( $$(date +%s) - $(now) )) s"
 
-.PHONY: help demo test test-all check format messages requirements clean
+.PHONY: help demo test test-all check release-check format messages gettext requirements clean
 
 help:
 	@echo "make demo          the example site on http://localhost:8000, with users, notes and an identity provider"
 	@echo "make test          the fast tests: on SQLite, and on PostgreSQL and MariaDB where they answer"
 	@echo "make test-all      all tests: also the slow ones, and those with Chromium and node where they are installed"
 	@echo "make check         ruff, mypy, migrations, the example's production settings"
+	@echo "make release-check whether the translations are complete, current and compiled, with GNU gettext"
 	@echo "make format        ruff format"
 	@echo "make messages      collect the texts into platform_auth/locale and compile them, with GNU gettext"
 	@echo "make requirements  compile requirements/*.txt anew"
@@ -46,11 +47,20 @@ format: .venv/test.stamp
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-messages: .venv/test.stamp
+release-check: .venv/test.stamp gettext
+	$(BIN)/python -m pytest --quiet tests/release_check.py
+	$(took)
+
+messages: .venv/test.stamp gettext
 	cd platform_auth && for language in locale/*; do \
 	  ../$(BIN)/django-admin makemessages --locale $${language#locale/} --no-obsolete --no-wrap --add-location file || exit 1; \
 	done
 	cd platform_auth && ../$(BIN)/django-admin compilemessages
+
+gettext:
+	@for tool in msgfmt xgettext; do command -v $$tool >/dev/null || { \
+	  echo "$$tool of GNU gettext is needed: apt-get install gettext, dnf install gettext, brew install gettext"; exit 1; }; \
+	done
 
 requirements: $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-emit-index-url \

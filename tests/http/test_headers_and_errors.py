@@ -12,7 +12,6 @@ import pytest
 from django.core.signals import got_request_exception
 from django.db import connection, connections
 from django.test import Client
-from django.utils.translation import override
 from rest_framework.exceptions import APIException
 
 from platform_auth import errors, views
@@ -169,19 +168,6 @@ class TestOutcomes:
             check_headers(answer)
             if answer.status_code >= 400:
                 check_envelope(answer)
-
-    def test_a_message_speaks_the_callers_language_and_the_code_does_not(self, api: Api) -> None:
-        messages = {}
-        for language in ("en", "de", "xx"):
-            with override(None):
-                response = api.post(
-                    "/auth/refresh", {"refresh_token": "x"}, headers={"Accept-Language": language}
-                )
-            assert code_of(response) == "INVALID_CREDENTIALS"
-            messages[language] = response.json()["errors"][0]["message"]
-
-        assert messages["en"] == messages["xx"] == "Invalid user credentials."
-        assert messages["de"] == "Ungültige Anmeldedaten."
 
 
 class TestABrokenProgram:

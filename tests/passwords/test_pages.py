@@ -15,7 +15,6 @@ import pytest
 from django.db import OperationalError, connection
 from django.test import Client
 
-from platform_auth.mail import languages
 from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
 from platform_auth.passwords import reset_tokens
 from tests import chromium
@@ -467,18 +466,7 @@ class TestEdge:
 
 
 @pytest.mark.django_db
-class TestLanguage:
-    def test_the_page_says_its_language_and_direction(self, page: Page) -> None:
-        english = page.get(REQUEST, headers={"Accept-Language": "en"})
-        arabic = page.get(REQUEST, headers={"Accept-Language": "ar"})
-
-        assert '<html lang="en" dir="ltr">' in english.content.decode()
-        if not (
-            Path(languages.__file__).parent.parent / "locale" / "ar" / "LC_MESSAGES" / "django.mo"
-        ).exists():
-            pytest.skip("the catalogues are not compiled")
-        assert '<html lang="ar" dir="rtl">' in arabic.content.decode()
-
+class TestTemplates:
     def test_a_host_overrides_the_template(self, page: Page, settings: Any, tmp_path: Path) -> None:
         own = tmp_path / "platform_auth" / "base.html"
         own.parent.mkdir()
