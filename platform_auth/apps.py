@@ -12,12 +12,10 @@ class PlatformAuthConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Connect the receivers, mind the end of the process, register the checks, add to the admin's user page."""
+        """Connect the receivers, register the checks, add to the admin's user page."""
         from . import checks, receivers
-        from .mail import delivery
 
         receivers.connect()
-        delivery.finish_at_sigterm()
         checks.register_checks()
         if apps.is_installed("django.contrib.admin"):
             from .admin import users

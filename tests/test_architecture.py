@@ -22,7 +22,7 @@ LAYERS: list[str] = [
     # What every capability uses.
     "events",
     "limits mail.delivery public_role sessions.tokens passwords.reset_tokens providers.flow_state",
-    "mail.messages backends providers.strategy",
+    "mail.messages mail.tasks backends providers.strategy",
     # Capabilities, from the second factor up to what uses the others.
     "second_factor.verification providers.backends",
     "sessions",

@@ -1,1 +1,1 @@
-"""Emails: what they say (`messages`), in which language (`languages`), how they leave the request (`delivery`)."""
+"""Emails: what they say (`messages`), in which language (`languages`), how they leave (`delivery`, `tasks`)."""

@@ -21,7 +21,7 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import requests
@@ -38,7 +38,7 @@ BUDGET = 9.0
 """Seconds that all requests of one callback may take together."""
 
 MAX_BYTES = 1024 * 1024
-"""Of one answer, head and body."""
+"""Of the body of one answer. http.client bounds the head: a hundred lines of 64 KiB."""
 
 _CHUNK = 65536
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -143,45 +143,15 @@ def send(
     try:
         with connection:
             connection.request(method, target, body=body, headers=outgoing)
-            with contextlib.closing(cast(_Answer, connection.getresponse())) as answer:
+            with contextlib.closing(connection.getresponse()) as answer:
                 return _response(url, answer, _read(answer, connection))
     except (OSError, http.client.HTTPException, ValueError) as error:
         is_late = connection.is_over or isinstance(error, TimeoutError)
         raise Unreachable("no answer in time" if is_late else f"no answer ({type(error).__name__})") from None
 
 
-class _Lines:
-    """The lines of an answer's head, counted as they come."""
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.size = 0
-
-    def readline(self, limit: int = -1) -> bytes:
-        line: bytes = self.file.readline(limit)
-        self.size += len(line)
-        _check_size(self.size)
-        return line
-
-
-class _Answer(http.client.HTTPResponse):
-    """An answer whose head is no way around the limit: a hundred headers of 64 KiB each would be one."""
-
-    fp: Any
-    head_size = 0
-
-    def begin(self) -> None:
-        lines = self.fp = _Lines(self.fp)
-        try:
-            super().begin()
-        finally:
-            self.fp, self.head_size = lines.file, lines.size
-
-
 class _Connection(http.client.HTTPConnection):
     """A connection to a judged address, cut off when the time is over, whatever it is doing."""
-
-    response_class = _Answer
 
     def __init__(self, host: str, port: int | None, *, deadline: float, tls: bool) -> None:
         # The port that `Host` leaves out: some servers know themselves by no other name.
@@ -274,16 +244,12 @@ def _resolve(host: str, port: int, *, seconds: float) -> list[Any]:
     return result
 
 
-def _check_size(size: int) -> None:
-    if size > MAX_BYTES:
-        raise Unreachable("an answer of more than 1 MiB")
-
-
-def _read(answer: _Answer, connection: _Connection) -> bytes:
+def _read(answer: http.client.HTTPResponse, connection: _Connection) -> bytes:
     content = b""
     while chunk := answer.read1(_CHUNK):
         content += chunk
-        _check_size(answer.head_size + len(content))
+        if len(content) > MAX_BYTES:
+            raise Unreachable("an answer of more than 1 MiB")
         _ = connection.left
     if connection.is_over or (answer.length or 0) > 0:
         raise Unreachable("an answer that was cut off")

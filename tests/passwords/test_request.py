@@ -71,7 +71,7 @@ class TestAnswer:
         assert {answer.status_code for answer in answers} == {204}
         assert len({str(sorted(answer.headers.items())) for answer in answers}) == 1
         assert outcomes() == ["mail_error", "unknown", "inactive", "provider_only"]
-        assert "the job passwords.deliver_link failed: builtins.RuntimeError" in caplog.text
+        assert "the job passwords.deliver_link failed for good: builtins.RuntimeError" in caplog.text
 
     def test_only_the_account_that_may_have_one_gets_a_mail(
         self, api: Api, accounts: dict[str, str], mailoutbox: list[Any]
@@ -194,7 +194,7 @@ class TestDelivery:
 
         assert response.status_code == 204
         assert outcomes() == ["mail_error"]
-        assert f"passwords.deliver_link failed: {reason}\n" in caplog.text
+        assert f"passwords.deliver_link failed for good: {reason}\n" in caplog.text
         assert "token=" not in caplog.text
 
     def test_the_mail_states_the_life_that_is_left(

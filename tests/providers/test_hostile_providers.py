@@ -316,6 +316,16 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
         return
 
 
+def drip_lines(handler: BaseHTTPRequestHandler) -> None:
+    try:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            handler.wfile.write(b"X-Slow: x\r\n")
+            time.sleep(0.2)
+    except OSError:
+        return
+
+
 def dripping_body(handler: BaseHTTPRequestHandler) -> None:
     try:
         handler.send_response(200)
@@ -352,12 +362,20 @@ UNREADABLE: dict[str, Any] = {
     "a broken chunk": written(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n"),
     "a thousand headers": written(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n{}"),
     "a long header": written(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200_000 + b"\r\n\r\n{}"),
+    "a hundred headers of 64 KiB": written(
+        b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"y" * 65_531 + b"\r\n") * 100 + b"\r\n{}"
+    ),
     "a hang-up": written(b""),
     "compressed": answer(b"\x1f\x8b\x08\x00\x00", **{"Content-Encoding": "gzip"}),
 }
 """Answers that cannot be read, at every endpoint of a provider."""
 
-SLOW: dict[str, Any] = {"dripping headers": drip, "a dripping body": dripping_body, "silence": silence}
+SLOW: dict[str, Any] = {
+    "a dripping header": drip,
+    "dripping headers": drip_lines,
+    "a dripping body": dripping_body,
+    "silence": silence,
+}
 
 
 def assert_nothing_happened(response: Any, *, status: int, code: str, users: int = 0) -> None:

@@ -25,6 +25,7 @@ from tests.identity_provider import EC_KEY, Provider, send
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 INTERIM = b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n"
+LONGEST_HEADER = b"X: " + b"y" * 65_531 + b"\r\n"
 
 
 def write(handler: BaseHTTPRequestHandler, raw: bytes) -> None:
@@ -187,6 +188,41 @@ class TestTime:
 
         assert before + outbound.TIMEOUT <= deadline <= time.monotonic() + outbound.TIMEOUT
 
+    @pytest.mark.timeout(60)
+    @pytest.mark.parametrize(
+        ("start", "part", "pause"),
+        [
+            (HEAD + b"X: ", b"y", 0.05),
+            (HEAD, b"X: y\r\n", 0.05),
+            (b"", INTERIM, 0.05),
+            (b"", INTERIM * 1000, 0),
+            (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 1000, 0),
+        ],
+        ids=[
+            "a dripping line",
+            "dripping lines",
+            "dripping interim answers",
+            "a flood of them",
+            "a flood of trailers",
+        ],
+    )
+    def test_a_head_without_an_end_is_cut_off_in_time(
+        self, start: bytes, part: bytes, pause: float, provider: Provider
+    ) -> None:
+        """Each part arrives well within any timeout of a single read."""
+
+        def endless(handler: BaseHTTPRequestHandler) -> None:
+            with suppress(OSError):
+                handler.wfile.write(start)
+                while True:
+                    handler.wfile.write(part)
+                    time.sleep(pause)
+
+        provider.raw["/endless"] = endless
+
+        with pytest.raises(outbound.Unreachable, match=r"in time|cut off"):
+            get(f"{provider.issuer}/endless", seconds=0.5)
+
     def test_a_budget_does_not_start_again(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(outbound, "TIMEOUT", 7200)
         budget = outbound.Budget(3600)
@@ -234,26 +270,50 @@ class TestAnswers:
         assert not provider.calls["/jwks"]
 
     @pytest.mark.parametrize("head", [HEAD, HEAD + b"X: y\r\n" * 50, INTERIM * 20 + HEAD])
-    def test_one_mebibyte_is_read_head_and_body(self, head: bytes, provider: Provider) -> None:
-        body = b"x" * (outbound.MAX_BYTES - len(head + b"\r\n"))
+    def test_a_body_of_one_mebibyte_is_read(self, head: bytes, provider: Provider) -> None:
+        body = b"x" * outbound.MAX_BYTES
         provider.raw["/big"] = lambda handler: write(handler, head + b"\r\n" + body)
 
         assert get(f"{provider.issuer}/big").content == body
 
     @pytest.mark.parametrize("head", [HEAD, HEAD + b"X: y\r\n" * 50, INTERIM * 20 + HEAD])
     def test_one_byte_more_is_not(self, head: bytes, provider: Provider) -> None:
-        body = b"x" * (outbound.MAX_BYTES - len(head + b"\r\n") + 1)
+        body = b"x" * (outbound.MAX_BYTES + 1)
         provider.raw["/big"] = lambda handler: write(handler, head + b"\r\n" + body)
 
         with pytest.raises(outbound.Unreachable, match="1 MiB"):
             get(f"{provider.issuer}/big")
 
-    @pytest.mark.parametrize("head", [HEAD + (b"X: " + b"y" * 60_000 + b"\r\n") * 90, INTERIM * 50_000])
-    def test_a_head_alone_is_not_longer(self, head: bytes, provider: Provider) -> None:
-        provider.raw["/big"] = lambda handler: write(handler, head)
+    @pytest.mark.parametrize(
+        "head",
+        [
+            HEAD + LONGEST_HEADER * 100,
+            HEAD + b"X" + LONGEST_HEADER,
+            HEAD + b"X: y\r\n" * 100,
+            b"HTTP/1.1 200 " + b"y" * 65_536 + b"\r\n",
+            INTERIM.replace(b"X: y\r\n", b"X: y\r\n" * 100) + HEAD,
+        ],
+        ids=["huge", "a long line", "many lines", "a long status", "a long interim answer"],
+    )
+    def test_a_head_beyond_the_bounds_of_http_client_is_refused(
+        self, head: bytes, provider: Provider
+    ) -> None:
+        """They are Python's own: a hundred lines of 64 KiB, the empty one included."""
+        provider.raw["/big"] = lambda handler: write(handler, head + b"\r\n{}")
+        began = time.monotonic()
 
-        with pytest.raises(outbound.Unreachable, match="1 MiB"):
+        with pytest.raises(outbound.Unreachable, match=r"\((HTTPException|LineTooLong)\)"):
             get(f"{provider.issuer}/big")
+
+        assert time.monotonic() - began < 2
+
+    def test_the_longest_head_that_is_read_costs_little_time(self, provider: Provider) -> None:
+        provider.raw["/big"] = lambda handler: write(handler, HEAD + LONGEST_HEADER * 99 + b"\r\n{}")
+        began = time.monotonic()
+
+        assert get(f"{provider.issuer}/big").content == b"{}"
+
+        assert time.monotonic() - began < 2
 
     def test_a_header_cannot_be_smuggled_by_a_value(self, provider: Provider) -> None:
         with pytest.raises(outbound.Unreachable):
