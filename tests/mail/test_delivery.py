@@ -427,8 +427,8 @@ class Server(NamedTuple):
 
 def answers(url: str) -> bool:
     """Return whether a server has loaded its app, which takes longer than to listen."""
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{url}nowhere", timeout=30).status_code == 404
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(f"{url}nowhere", timeout=30).status_code == 404
     return False
 
 
