@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -34,59 +34,12 @@ from django.utils.module_loading import import_string
 
 from . import events, limits, public_role, redirects, sealing, signed_tokens
 from .backends import EmailBackend, PublicRoleBackend
-from .conf import DEFAULT_LIMITS, DEFAULTS, MAXIMUM_GRACE_PERIOD, conf, parse_rate
+from .conf import DEFAULT_LIMITS, MAXIMUM_GRACE_PERIOD, SECOND, SETTINGS, conf, configured, parse_rate
 from .models import AuthEvent, OAuthProvider, TOTPFactor
-
-TIMES = (timedelta,)
-TEXTS = (list, tuple)
-
-TYPES: Mapping[str, tuple[Any, ...]] = {
-    "ACCESS_TOKEN_TTL": TIMES,
-    "REFRESH_TOKEN_TTL": TIMES,
-    "SESSION_MAX_AGE": (timedelta, None),
-    "REFRESH_GRACE_PERIOD": TIMES,
-    "PASSWORD_RESET_TOKEN_TTL": TIMES,
-    "EXPIRES_UNIT": ("seconds", "milliseconds"),
-    "ISSUER": (str, None),
-    "AUDIENCE": (str, None),
-    "SIGNING_ALGORITHM": ("HS256", "EdDSA", "ES256", "RS256"),
-    "SIGNING_KEYS": (*TEXTS, None),
-    "ENCRYPTION_KEYS": (*TEXTS, None),
-    "PUBLIC_URL": (str, None),
-    "PASSWORD_RESET_URL": (str, None),
-    "PASSWORD_RESET_URL_ALLOW_LIST": (*TEXTS, None),
-    "OAUTH_REDIRECT_ALLOW_LIST": TEXTS,
-    "PASSWORD_RESET_FOR_PROVIDER_ACCOUNTS": (bool,),
-    "MAIL_DELIVERY": ("thread", "task", "inline"),
-    "EVENT_RETENTION": TIMES,
-    "COOKIE_SECURE": (bool, None),
-    "COOKIE_SAMESITE": ("Lax", "Strict", "None"),
-    "COOKIE_DOMAIN": (str, None),
-    "REFRESH_COOKIE_NAME": (str,),
-    "ACCESS_COOKIE_NAME": (str,),
-    "ACCESS_TOKEN_IN_QUERY": (bool,),
-    "PUBLIC_ROLE": (str,),
-    "TRUSTED_PROXY_COUNT": (int,),
-    "LIMITS": (dict,),
-    "OAUTH_SATISFIES_MFA": (bool,),
-    "TFA_REQUIRED_GROUPS": TEXTS,
-    "TFA_REQUIRED_FOR_STAFF": (bool,),
-    "OAUTH_PRIVATE_HOSTS": TEXTS,
-    "PASSWORD_LOGIN": (bool,),
-}
-"""What each setting may be: types, or, where it is one of a few words, those words."""
 
 MOST_TIMES = 20
 """How many times the default a limit may let through before it is none."""
 
-LONGEST: Mapping[str, timedelta] = {
-    "ACCESS_TOKEN_TTL": timedelta(hours=1),
-    "REFRESH_TOKEN_TTL": timedelta(days=90),
-    "PASSWORD_RESET_TOKEN_TTL": timedelta(hours=1),
-}
-"""Longer than this is no longer short-lived: revocation, or a stolen mailbox, is then noticed too late."""
-
-LONGEST_SESSION = timedelta(days=365)
 TEMPLATES = (
     *(
         f"email/{name}.{ending}"
@@ -137,12 +90,12 @@ def register_checks() -> None:
 def check_names(**kwargs: Any) -> list[CheckMessage]:
     """E001: a setting that does not exist."""
     found: list[CheckMessage] = []
-    for name in _configured():
-        if name not in DEFAULTS:
+    for name in configured():
+        if name not in SETTINGS:
             found.append(
                 Error(
                     f'PLATFORM_AUTH has no setting "{name}".',
-                    hint=_nearest(str(name), DEFAULTS),
+                    hint=_nearest(str(name), SETTINGS),
                     id="platform_auth.E001",
                 )
             )
@@ -151,15 +104,14 @@ def check_names(**kwargs: Any) -> list[CheckMessage]:
 
 def check_types(**kwargs: Any) -> list[CheckMessage]:
     """E002: a value of the wrong type, or none of the words that a setting may be."""
-    configured = getattr(settings, "PLATFORM_AUTH", {})
-    if not isinstance(configured, dict):
+    if not isinstance(getattr(settings, "PLATFORM_AUTH", {}), dict):
         return [
             Error("PLATFORM_AUTH is no dict.", hint="Write PLATFORM_AUTH = {...}.", id="platform_auth.E002")
         ]
     return [
         Error(f'PLATFORM_AUTH["{name}"] is {_shown(name)}.', hint=_expected(name), id="platform_auth.E002")
-        for name in configured
-        if name in DEFAULTS and not _is_sound(name)
+        for name in SETTINGS
+        if not _is_sound(name)
     ]
 
 
@@ -304,18 +256,12 @@ def check_keys(**kwargs: Any) -> list[CheckMessage]:
 def check_lifetimes(**kwargs: Any) -> list[CheckMessage]:
     """E009, E010, W001, W002, W011: times that make no sense, a grace period that is too long or missing."""
     found: list[CheckMessage] = []
-    for name in (
-        "ACCESS_TOKEN_TTL",
-        "REFRESH_TOKEN_TTL",
-        "PASSWORD_RESET_TOKEN_TTL",
-        "SESSION_MAX_AGE",
-        "EVENT_RETENTION",
-    ):
-        if _is_sound(name) and _get(name) is not None and _get(name) < timedelta(seconds=1):
+    for name in _lifetimes():
+        if _get(name) is not None and _get(name) < SETTINGS[name].bounds[0]:
             found.append(
                 Error(
                     f'PLATFORM_AUTH["{name}"] is {_shown(name)}, so nothing lives long enough to be used.',
-                    hint=f"Leave it out: the default is {_duration(DEFAULTS[name])}.",
+                    hint=f"Leave it out: the default is {_duration(SETTINGS[name].default)}.",
                     id="platform_auth.E009",
                 )
             )
@@ -329,7 +275,7 @@ def check_lifetimes(**kwargs: Any) -> list[CheckMessage]:
                     id="platform_auth.W001",
                 )
             )
-    if _is_sound("EVENT_RETENTION") and timedelta(seconds=1) <= conf.EVENT_RETENTION < events.FAMILIAR_FOR:
+    if _is_sound("EVENT_RETENTION") and SECOND <= conf.EVENT_RETENTION < events.FAMILIAR_FOR:
         found.append(
             Warning(
                 "EVENT_RETENTION is under 30 days, so addresses from which an account logged in are forgotten: its "
@@ -642,23 +588,23 @@ def _plain_public_url() -> Iterable[CheckMessage]:
 
 
 def _long_lifetimes() -> Iterable[CheckMessage]:
-    for name, longest in LONGEST.items():
-        if _is_sound(name) and _get(name) > longest:
+    for name in _lifetimes():
+        longest = SETTINGS[name].bounds[1]
+        if longest and name != "SESSION_MAX_AGE" and _get(name) > longest:
             yield Error(
                 f'PLATFORM_AUTH["{name}"] is {_shown(name)}.',
-                hint=f"Set it to {_duration(longest)} or less; the default is {_duration(DEFAULTS[name])}.",
+                hint=f"Set it to {_duration(longest)} or less; the default is {_duration(SETTINGS[name].default)}.",
                 id="platform_auth.E023",
             )
 
 
 def _endless_sessions() -> Iterable[CheckMessage]:
-    if _is_sound("SESSION_MAX_AGE") and (
-        conf.SESSION_MAX_AGE is None or conf.SESSION_MAX_AGE > LONGEST_SESSION
-    ):
+    longest = SETTINGS["SESSION_MAX_AGE"].bounds[1]
+    if _is_sound("SESSION_MAX_AGE") and (conf.SESSION_MAX_AGE is None or longest < conf.SESSION_MAX_AGE):
         yield Warning(
             f"SESSION_MAX_AGE is {_shown('SESSION_MAX_AGE')}: whoever got hold of a session keeps it by refreshing.",
-            hint=f"Set it to {_duration(LONGEST_SESSION)} or less; the default is "
-            f"{_duration(DEFAULTS['SESSION_MAX_AGE'])}.",
+            hint=f"Set it to {_duration(longest)} or less; the default is "
+            f"{_duration(SETTINGS['SESSION_MAX_AGE'].default)}.",
             id="platform_auth.W024",
         )
 
@@ -859,13 +805,17 @@ def check_proxies(*, databases: Sequence[str] | None = None, **kwargs: Any) -> l
 # Judging one value.
 
 
-def _configured() -> dict[Any, Any]:
-    configured = getattr(settings, "PLATFORM_AUTH", None)
-    return configured if isinstance(configured, dict) else {}
-
-
 def _get(name: str) -> Any:
-    return _configured().get(name, DEFAULTS[name])
+    return SETTINGS[name].value
+
+
+def _lifetimes() -> list[str]:
+    """Return the settings that are sound times, but the grace period, after which nothing ends."""
+    return [
+        name
+        for name, setting in SETTINGS.items()
+        if timedelta in setting.type and name != "REFRESH_GRACE_PERIOD" and _is_sound(name)
+    ]
 
 
 def _is_sound(*names: str) -> bool:
@@ -874,13 +824,11 @@ def _is_sound(*names: str) -> bool:
 
 
 def _fits(name: str, value: Any) -> bool:
-    allowed = TYPES[name]
+    allowed = SETTINGS[name].type
     if isinstance(allowed[0], str):
         return value in allowed
     if isinstance(value, bool):
         return bool in allowed
-    if name == "PUBLIC_ROLE" and not value:
-        return False
     if value is None:
         return None in allowed
     if not isinstance(value, tuple(kind for kind in allowed if kind is not None)):
@@ -888,11 +836,14 @@ def _fits(name: str, value: Any) -> bool:
     if isinstance(value, list | tuple):
         kinds: Any = (str, bytes) if name.endswith("_KEYS") else str
         return all(isinstance(item, kinds) for item in value)
-    return not isinstance(value, int) or value >= 0
+    least = SETTINGS[name].bounds[0]
+    if least is None or isinstance(value, timedelta):
+        return True
+    return bool((len(value) if isinstance(value, str) else value) >= least)
 
 
 def _expected(name: str) -> str:
-    allowed = TYPES[name]
+    allowed = SETTINGS[name].type
     if isinstance(allowed[0], str):
         return f"It is one of {', '.join(repr(word) for word in allowed)}."
     examples = {

@@ -574,8 +574,8 @@ class TestTheAccessCookie:
 
 
 def test_the_names_without_prefix_are_those_of_the_document() -> None:
-    assert conf.DEFAULTS["REFRESH_COOKIE_NAME"] == "refresh_token"
-    assert conf.DEFAULTS["ACCESS_COOKIE_NAME"] == "access_token"
+    assert conf.SETTINGS["REFRESH_COOKIE_NAME"].default == "refresh_token"
+    assert conf.SETTINGS["ACCESS_COOKIE_NAME"].default == "access_token"
 
 
 @pytest.mark.django_db

@@ -664,4 +664,4 @@ class TestTheCookie:
 
 
 def test_the_grace_period_is_ten_seconds_by_default() -> None:
-    assert conf.DEFAULTS["REFRESH_GRACE_PERIOD"] == timedelta(seconds=10)
+    assert conf.SETTINGS["REFRESH_GRACE_PERIOD"].default == timedelta(seconds=10)
