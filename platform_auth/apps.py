@@ -13,12 +13,11 @@ class PlatformAuthConfig(AppConfig):
 
     def ready(self) -> None:
         """Connect the receivers, mind the end of the process, register the checks, add to the admin's user page."""
-        from . import checks, receivers
+        from . import checks, receivers  # noqa: F401 - the checks register themselves
         from .mail import delivery
 
         receivers.connect()
         delivery.finish_at_sigterm()
-        checks.register_checks()
         if apps.is_installed("django.contrib.admin"):
             from .admin import accounts
 

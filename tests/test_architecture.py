@@ -35,7 +35,9 @@ LAYERS: list[str] = [
     "views",
     "urls urls_users",
     # Leaves: nothing above imports them.
-    "checks receivers public_role.exposure schema",
+    "checks.registry receivers public_role.exposure schema",
+    "checks.access checks.deployment checks.keys checks.mail checks.settings checks.urls checks.users",
+    "checks",
     "admin.accounts",
     "admin.providers",
     "admin",
@@ -44,7 +46,7 @@ LAYERS: list[str] = [
 ]
 LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer.split()}
 FIRST_OF_HTTP = LAYER_OF["http.cookies"]
-FIRST_LEAF = LAYER_OF["checks"]
+FIRST_LEAF = LAYER_OF["checks.registry"]
 
 
 class Module(NamedTuple):
