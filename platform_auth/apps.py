@@ -13,10 +13,9 @@ class PlatformAuthConfig(AppConfig):
 
     def ready(self) -> None:
         """Connect the receivers, register the checks, add to the admin's user page."""
-        from . import checks, receivers
+        from . import checks, receivers  # noqa: F401 - the checks register themselves
 
         receivers.connect()
-        checks.register_checks()
         if apps.is_installed("django.contrib.admin"):
             from .admin import users
 

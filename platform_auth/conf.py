@@ -1,12 +1,13 @@
-"""Every setting: its default, its type, its meaning; read when used, never at import."""
+"""Every setting: its default, its meaning, its type, its bounds; read when used, never at import."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -17,8 +18,14 @@ from django.views.decorators.debug import sensitive_variables
 Algorithm = Literal["HS256", "EdDSA", "ES256", "RS256"]
 ExpiresUnit = Literal["seconds", "milliseconds"]
 MailDelivery = Literal["thread", "task", "inline"]
+SameSite = Literal["Lax", "Strict", "None"]
+Keys = list[str | bytes]
 
-MAXIMUM_GRACE_PERIOD = timedelta(seconds=60)
+SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=seconds) for seconds in (1, 60, 3600, 86400))
+MAXIMUM_GRACE_PERIOD = MINUTE
+LIST = (list, tuple)
+LIST_OR_NONE = (*LIST, None)
+TEXT_OR_NONE = (str, None)
 
 DEFAULT_LIMITS: Mapping[str, Mapping[str, str]] = {
     "login": {"account_and_address": "5/m", "address": "30/m", "account": "100/h"},
@@ -27,71 +34,10 @@ DEFAULT_LIMITS: Mapping[str, Mapping[str, str]] = {
     "refresh": {"session": "60/m"},
 }
 
-DEFAULTS: Mapping[str, Any] = {
-    # How long an access token lives.
-    "ACCESS_TOKEN_TTL": timedelta(minutes=15),
-    # How long a refresh token lives since the last refresh.
-    "REFRESH_TOKEN_TTL": timedelta(days=7),
-    # How long a session lives since its log-in; None: no end.
-    "SESSION_MAX_AGE": timedelta(days=30),
-    # How long a spent refresh token still yields its own successor; at most 60 seconds.
-    "REFRESH_GRACE_PERIOD": timedelta(seconds=10),
-    # How long the link of a password reset lives.
-    "PASSWORD_RESET_TOKEN_TTL": timedelta(hours=1),
-    # The unit of `expires` in answers: "seconds", or "milliseconds" for the official JavaScript SDKs.
-    "EXPIRES_UNIT": "seconds",
-    # The JWT's `iss` and `aud`; None: PUBLIC_URL, or "platform_auth" where there is none.
-    "ISSUER": None,
-    "AUDIENCE": None,
-    # How access tokens are signed: HS256, EdDSA, ES256 or RS256.
-    "SIGNING_ALGORITHM": "HS256",
-    # Newest first: the first signs, all verify. HS256: strings of 32 bytes or more; else PEM private keys
-    # (public ones too, behind the first). None: derived from SECRET_KEY and SECRET_KEY_FALLBACKS (HS256 only).
-    "SIGNING_KEYS": None,
-    # For secrets at rest, newest first: strings of 32 bytes or more. None: derived from SECRET_KEY likewise.
-    "ENCRYPTION_KEYS": None,
-    # The site's own base URL: links in mails, the redirect URI of providers. None: http://localhost:8000 in DEBUG.
-    "PUBLIC_URL": None,
-    # Where the link in a reset mail leads when the caller gives no `reset_url`; None: the built-in page.
-    "PASSWORD_RESET_URL": None,
-    # The values of `reset_url` that are taken; None: the environment variable of this name, comma-separated.
-    "PASSWORD_RESET_URL_ALLOW_LIST": None,
-    # The values of `redirect` that are taken beside local paths and the origin of PUBLIC_URL.
-    "OAUTH_REDIRECT_ALLOW_LIST": (),
-    # Whether a reset may give a password to an account that has none.
-    "PASSWORD_RESET_FOR_PROVIDER_ACCOUNTS": False,
-    # How mails leave the request: "thread", "task" (Django's task framework) or "inline" (tests).
-    "MAIL_DELIVERY": "thread",
-    # How long `platform_auth_prune` keeps events.
-    "EVENT_RETENTION": timedelta(days=180),
-    # The attributes of both cookies; COOKIE_SECURE None: not DEBUG.
-    "COOKIE_SECURE": None,
-    "COOKIE_SAMESITE": "Lax",
-    "COOKIE_DOMAIN": None,
-    # The names of the cookies, without the prefix that `Secure` brings.
-    "REFRESH_COOKIE_NAME": "refresh_token",
-    "ACCESS_COOKIE_NAME": "access_token",
-    # Whether `?access_token=` is taken too. URLs are logged: leave it off where you can.
-    "ACCESS_TOKEN_IN_QUERY": False,
-    # The group whose permissions everybody has.
-    "PUBLIC_ROLE": "Public",
-    # How many proxies in front append to X-Forwarded-For.
-    "TRUSTED_PROXY_COUNT": 0,
-    # How often: see DEFAULT_LIMITS. A partial dict changes just what it names.
-    "LIMITS": {},
-    # Whether a provider log-in needs no one-time password.
-    "OAUTH_SATISFIES_MFA": False,
-    # Who must have a second factor: names of groups; all staff.
-    "TFA_REQUIRED_GROUPS": (),
-    "TFA_REQUIRED_FOR_STAFF": False,
-    # Hosts of providers that may have an address that is not public.
-    "OAUTH_PRIVATE_HOSTS": (),
-    # False: log-in by providers only.
-    "PASSWORD_LOGIN": True,
-}
+T = TypeVar("T")
 
 _RATE = re.compile(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,3})?([smhd])")
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
 
 
 class Rate(NamedTuple):
@@ -107,7 +53,7 @@ def parse_rate(text: object) -> Rate:
     if match is None:
         raise ImproperlyConfigured(f'PLATFORM_AUTH["LIMITS"]: {text!r} is no rate such as "5/m" or "10/15m".')
     limit, count, unit = match.groups()
-    return Rate(int(limit), timedelta(seconds=int(count or 1) * _UNIT_SECONDS[unit]))
+    return Rate(int(limit), int(count or 1) * _UNITS[unit])
 
 
 @sensitive_variables()
@@ -119,120 +65,149 @@ def derive_key(secret: str | bytes, *, label: str) -> bytes:
     )
 
 
+def configured() -> Mapping[str, Any]:
+    """Return PLATFORM_AUTH as the host wrote it; what is no dict counts as empty, and a check says so."""
+    found = getattr(settings, "PLATFORM_AUTH", None)
+    return found if isinstance(found, Mapping) else {}
+
+
+@dataclass(eq=False)
+class Setting(Generic[T]):
+    """A row of the table. `conf.X` reads PLATFORM_AUTH each time, so that `override_settings` simply works."""
+
+    default: T | None
+    meaning: str
+    """As the README has it."""
+    type: tuple[Any, ...] = ()
+    """The types that it may have, or the words that it may be; left out, the type of the default."""
+    bounds: tuple[Any, Any] = (None, None)
+    """The least, of a text its length; and the most that is safe in production."""
+    read: Callable[[Any], T] | None = None
+    """Computes what `conf` gives, where that is more than the value."""
+
+    def __post_init__(self) -> None:
+        self.type = self.type or (type(self.default),)
+
+    def __set_name__(self, owner: object, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: object) -> T:
+        return self.read(self.value) if self.read else self.value
+
+    @property
+    def value(self) -> Any:
+        """What is configured, or the default, as it was written."""
+        return configured().get(self.name, self.default)
+
+
+def _or_public_url(name: str | None) -> str:
+    return name or conf.PUBLIC_URL or "platform_auth"
+
+
+def _public_url(url: str | None) -> str | None:
+    """Return the base URL without a trailing slash, or None where it is missing (a check error)."""
+    url = url or ("http://localhost:8000" if settings.DEBUG else None)
+    return url.rstrip("/") if isinstance(url, str) else None
+
+
+def _signing_keys(keys: Keys | None) -> Keys:
+    """Return the configured keys; for HS256 without any, 32 bytes for each SECRET_KEY."""
+    if keys:
+        return list(keys)
+    if conf.SIGNING_ALGORITHM != "HS256":
+        raise ImproperlyConfigured(
+            f'PLATFORM_AUTH["SIGNING_KEYS"] must hold a PEM private key for {conf.SIGNING_ALGORITHM}.'
+        )
+    return [derive_key(secret, label="access-token") for secret in conf.django_secrets]
+
+
+def _reset_urls(urls: list[str] | None) -> list[str]:
+    """Return the configured URLs, or those of the environment variable, which are separated by commas."""
+    if urls is None:
+        urls = [url.strip() for url in os.environ.get("PASSWORD_RESET_URL_ALLOW_LIST", "").split(",")]
+        return [url for url in urls if url]
+    return list(urls)
+
+
 class Settings:
-    """Reads `settings.PLATFORM_AUTH` at each access, so that `override_settings` simply works."""
+    """The table, in the order of the README."""
 
-    ACCESS_TOKEN_TTL: timedelta
-    REFRESH_TOKEN_TTL: timedelta
-    SESSION_MAX_AGE: timedelta | None
-    PASSWORD_RESET_TOKEN_TTL: timedelta
-    EXPIRES_UNIT: ExpiresUnit
-    SIGNING_ALGORITHM: Algorithm
-    PASSWORD_RESET_URL: str | None
-    PASSWORD_RESET_FOR_PROVIDER_ACCOUNTS: bool
-    MAIL_DELIVERY: MailDelivery
-    EVENT_RETENTION: timedelta
-    COOKIE_SAMESITE: Literal["Lax", "Strict", "None"]
-    COOKIE_DOMAIN: str | None
-    ACCESS_TOKEN_IN_QUERY: bool
-    PUBLIC_ROLE: str
-    TRUSTED_PROXY_COUNT: int
-    LIMITS: Mapping[str, Mapping[str, str]]
-    OAUTH_SATISFIES_MFA: bool
-    TFA_REQUIRED_FOR_STAFF: bool
-    PASSWORD_LOGIN: bool
-
-    def _get(self, name: str) -> Any:
-        configured = getattr(settings, "PLATFORM_AUTH", None) or {}
-        return configured.get(name, DEFAULTS[name])
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in DEFAULTS:
-            raise AttributeError(f"PLATFORM_AUTH has no setting {name}")
-        return self._get(name)
-
-    # Those that are more than a look-up.
-
-    @property
-    def REFRESH_GRACE_PERIOD(self) -> timedelta:
-        return min(cast(timedelta, self._get("REFRESH_GRACE_PERIOD")), MAXIMUM_GRACE_PERIOD)
-
-    @property
-    def ISSUER(self) -> str:
-        return cast(str, self._get("ISSUER") or self.PUBLIC_URL or "platform_auth")
-
-    @property
-    def AUDIENCE(self) -> str:
-        return cast(str, self._get("AUDIENCE") or self.PUBLIC_URL or "platform_auth")
-
-    @property
-    def SIGNING_KEYS(self) -> list[str | bytes]:
-        """The configured keys, newest first; for HS256 without any, 32 bytes for each SECRET_KEY."""
-        configured = self._get("SIGNING_KEYS")
-        if configured:
-            return list(configured)
-        if self.SIGNING_ALGORITHM != "HS256":
-            raise ImproperlyConfigured(
-                f'PLATFORM_AUTH["SIGNING_KEYS"] must hold a PEM private key for {self.SIGNING_ALGORITHM}.'
-            )
-        return [derive_key(secret, label="access-token") for secret in self.django_secrets]
-
-    @property
-    def ENCRYPTION_KEYS(self) -> list[str | bytes]:
-        """The secrets from which `sealing` derives its keys, newest first."""
-        return list(self._get("ENCRYPTION_KEYS") or self.django_secrets)
+    # fmt: off
+    ACCESS_TOKEN_TTL = Setting(15 * MINUTE, "how long an access token lives", bounds=(SECOND, HOUR))
+    REFRESH_TOKEN_TTL = Setting(
+        7 * DAY, "how long a refresh token lives since the last refresh", bounds=(SECOND, 90 * DAY))
+    SESSION_MAX_AGE = Setting[timedelta | None](
+        30 * DAY, "how long a session lives since its log-in; `None`: no end", (timedelta, None), (SECOND, 365 * DAY))
+    REFRESH_GRACE_PERIOD = Setting(
+        10 * SECOND, "how long a spent refresh token still yields its own successor; at most 60 seconds",
+        bounds=(0 * SECOND, MAXIMUM_GRACE_PERIOD), read=lambda time: min(time, MAXIMUM_GRACE_PERIOD))
+    PASSWORD_RESET_TOKEN_TTL = Setting(HOUR, "how long the link of a reset lives", bounds=(SECOND, HOUR))
+    EXPIRES_UNIT = Setting[ExpiresUnit](
+        "seconds", 'the unit of `expires` in answers, or `"milliseconds"`', get_args(ExpiresUnit))
+    ISSUER = Setting[str](None, "the JWT's `iss`", TEXT_OR_NONE, read=_or_public_url)
+    AUDIENCE = Setting[str](None, "the JWT's `aud`", TEXT_OR_NONE, read=_or_public_url)
+    SIGNING_ALGORITHM = Setting[Algorithm]("HS256", 'or `"EdDSA"`, `"ES256"`, `"RS256"`', get_args(Algorithm))
+    # Public PEM keys too, behind the first.
+    SIGNING_KEYS = Setting[Keys](
+        None, "newest first: the first signs, all verify. HS256: strings of 32 bytes or more; else PEM private keys",
+        LIST_OR_NONE, read=_signing_keys)
+    # Strings of 32 bytes or more, from which `sealing` derives its keys.
+    ENCRYPTION_KEYS = Setting[Keys](
+        None, "for secrets at rest, newest first", LIST_OR_NONE, read=lambda keys: list(keys or conf.django_secrets))
+    PUBLIC_URL = Setting[str | None](
+        None, "the site's own base URL: links in mails, redirect URI of providers", TEXT_OR_NONE, read=_public_url)
+    PASSWORD_RESET_URL = Setting[str | None](
+        None, "where the mail's link leads when the caller gives no `reset_url`", TEXT_OR_NONE)
+    PASSWORD_RESET_URL_ALLOW_LIST = Setting[list[str]](
+        None, "which `reset_url` are taken", LIST_OR_NONE, read=_reset_urls)
+    OAUTH_REDIRECT_ALLOW_LIST = Setting[list[str]](
+        [], "which `redirect` are taken beside local paths and the origin of `PUBLIC_URL`", LIST, read=list)
+    PASSWORD_RESET_FOR_PROVIDER_ACCOUNTS = Setting(
+        False, "whether a reset may give a password to an account that has none")
+    MAIL_DELIVERY = Setting[MailDelivery](
+        "thread", 'or `"task"` (Django\'s task framework; the extra `tasks` on 5.2), `"inline"` (tests)',
+        get_args(MailDelivery))
+    EVENT_RETENTION = Setting(180 * DAY, "how long `platform_auth_prune` keeps events", bounds=(SECOND, None))
+    COOKIE_SECURE = Setting[bool](
+        None, "the cookies' `Secure`, with the prefix `__Host-`", (bool, None),
+        read=lambda secure: not settings.DEBUG if secure is None else bool(secure))
+    COOKIE_SAMESITE = Setting[SameSite]("Lax", "the cookies' `SameSite`", get_args(SameSite))
+    COOKIE_DOMAIN = Setting[str | None](None, "the cookies' `Domain`", TEXT_OR_NONE)
+    REFRESH_COOKIE_NAME = Setting("refresh_token", "without prefix")
+    ACCESS_COOKIE_NAME = Setting("access_token", "without prefix")
+    ACCESS_TOKEN_IN_QUERY = Setting(False, "whether `?access_token=` is taken too. URLs are logged: better not")
+    PUBLIC_ROLE = Setting("Public", "the group whose permissions everybody has", bounds=(1, None))
+    TRUSTED_PROXY_COUNT = Setting(0, "how many proxies in front append to `X-Forwarded-For`", bounds=(0, None))
+    LIMITS = Setting(DEFAULT_LIMITS, "how often; a partial dict changes just what it names")
+    OAUTH_SATISFIES_MFA = Setting(False, "whether a provider log-in needs no one-time password")
+    TFA_REQUIRED_GROUPS = Setting[list[str]]([], "groups whose members must have a second factor", LIST, read=list)
+    TFA_REQUIRED_FOR_STAFF = Setting(False, "whether all staff must")
+    OAUTH_PRIVATE_HOSTS = Setting[list[str]](
+        [], "hosts of providers that may have an address that is not public", LIST,
+        read=lambda hosts: [host.lower() for host in hosts])
+    PASSWORD_LOGIN = Setting(True, "`False`: log-in by providers only")
+    # fmt: on
 
     @property
-    def django_secrets(self) -> list[str | bytes]:
+    def django_secrets(self) -> Keys:
         """SECRET_KEY and its fallbacks."""
         return [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
 
-    @property
-    def PUBLIC_URL(self) -> str | None:
-        """The site's base URL without a trailing slash, or None where it is missing (a check error)."""
-        configured = self._get("PUBLIC_URL") or ("http://localhost:8000" if settings.DEBUG else None)
-        return configured.rstrip("/") if isinstance(configured, str) else None
-
-    @property
-    def PASSWORD_RESET_URL_ALLOW_LIST(self) -> list[str]:
-        configured = self._get("PASSWORD_RESET_URL_ALLOW_LIST")
-        if configured is None:
-            listed = os.environ.get("PASSWORD_RESET_URL_ALLOW_LIST", "").split(",")
-            return [entry.strip() for entry in listed if entry.strip()]
-        return list(configured)
-
-    @property
-    def OAUTH_REDIRECT_ALLOW_LIST(self) -> list[str]:
-        return list(self._get("OAUTH_REDIRECT_ALLOW_LIST"))
-
-    @property
-    def COOKIE_SECURE(self) -> bool:
-        configured = self._get("COOKIE_SECURE")
-        return not settings.DEBUG if configured is None else bool(configured)
-
-    @property
-    def TFA_REQUIRED_GROUPS(self) -> list[str]:
-        return list(self._get("TFA_REQUIRED_GROUPS"))
-
-    @property
-    def OAUTH_PRIVATE_HOSTS(self) -> list[str]:
-        return [host.lower() for host in self._get("OAUTH_PRIVATE_HOSTS")]
-
     def rate(self, purpose: str, name: str) -> Rate:
         """Return the rate of LIMITS[purpose][name], configured or default."""
-        configured = self._get("LIMITS").get(purpose, {}).get(name)
-        return parse_rate(DEFAULT_LIMITS[purpose][name] if configured is None else configured)
+        rate = self.LIMITS.get(purpose, {}).get(name)
+        return parse_rate(DEFAULT_LIMITS[purpose][name] if rate is None else rate)
 
     def cookie_name(self, which: Literal["refresh", "access", "flow", "pending"]) -> str:
         """Return a cookie's name with the prefix that its attributes allow (RFC 6265bis, 4.1.3)."""
-        if which in ("refresh", "access"):
-            name = cast(str, self._get(f"{which.upper()}_COOKIE_NAME"))
-            domain = self.COOKIE_DOMAIN
-        else:
-            name, domain = f"oauth_{which}", None
+        names = {"refresh": self.REFRESH_COOKIE_NAME, "access": self.ACCESS_COOKIE_NAME}
+        name = names.get(which, f"oauth_{which}")
         if not self.COOKIE_SECURE:
             return name
-        return f"__Secure-{name}" if domain else f"__Host-{name}"
+        return f"__Secure-{name}" if which in names and self.COOKIE_DOMAIN else f"__Host-{name}"
 
 
-conf = Settings()
+SETTINGS: Mapping[str, Setting[Any]] = {
+    name: row for name, row in vars(Settings).items() if isinstance(row, Setting)
+}
+conf: Settings = Settings()

@@ -37,7 +37,9 @@ LAYERS: list[str] = [
     "views",
     "urls urls_users",
     # Leaves: nothing above imports them.
-    "checks receivers public_role.exposure schema",
+    "checks.registry receivers public_role.exposure schema",
+    "checks.access checks.deployment checks.keys checks.mail checks.settings checks.urls checks.users",
+    "checks",
     "admin.rows admin.exposure admin.provider_form",
     "admin.sessions admin.passwords admin.second_factor admin.identities admin.events admin.providers admin.users",
     "admin",
@@ -48,7 +50,7 @@ LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in 
 LAZY = {("models", "second_factor.verification")}
 """The one import upward, made when called: django-otp asks the model of a factor whether a code is right."""
 FIRST_OF_HTTP = LAYER_OF["http.cookies"]
-FIRST_LEAF = LAYER_OF["checks"]
+FIRST_LEAF = LAYER_OF["checks.registry"]
 
 
 class Module(NamedTuple):

@@ -32,13 +32,6 @@ def statements() -> Iterator[Callable[[], list[str]]]:
         ]
 
 
-def wide_limits(settings: Any) -> None:
-    settings.PLATFORM_AUTH = {
-        **settings.PLATFORM_AUTH,
-        "LIMITS": {"refresh": {"session": "1000000/m"}, "login": {"address": "1000000/m"}},
-    }
-
-
 class TestStatements:
     def test_a_refresh_costs_two(self, signed_in: Api) -> None:
         with statements() as run:
@@ -154,10 +147,10 @@ class TestStatements:
 class TestRows:
     @pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
     def test_refreshes_add_none_and_the_last_costs_what_the_first_did(
-        self, count: int, user: Any, settings: Any
+        self, count: int, user: Any, configure: Any
     ) -> None:
         """Row 50."""
-        wide_limits(settings)
+        configure(LIMITS={"refresh": {"session": "1000000/m"}, "login": {"address": "1000000/m"}})
         grant = sessions.open(user)
         before = (RefreshSession.objects.count(), AuthEvent.objects.count())
         for _number in range(count):

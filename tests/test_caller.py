@@ -22,10 +22,6 @@ def address(remote: str = "203.0.113.7", **headers: str) -> str | None:
     return caller.of(RequestFactory().get("/", REMOTE_ADDR=remote, headers=headers)).address
 
 
-def trust(settings: Any, count: int) -> None:
-    settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, "TRUSTED_PROXY_COUNT": count}
-
-
 class TestTheAddress:
     """Row 114."""
 
@@ -60,14 +56,14 @@ class TestTheAddress:
         ],
     )
     def test_it_is_the_nth_from_the_right_behind_trusted_proxies(
-        self, settings: Any, count: int, header: str, expected: str
+        self, configure: Any, count: int, header: str, expected: str
     ) -> None:
-        trust(settings, count)
+        configure(TRUSTED_PROXY_COUNT=count)
 
         assert address("10.0.0.9", **{"X-Forwarded-For": header}) == expected
 
-    def test_the_other_headers_count_for_nothing_behind_a_proxy_too(self, settings: Any) -> None:
-        trust(settings, 1)
+    def test_the_other_headers_count_for_nothing_behind_a_proxy_too(self, configure: Any) -> None:
+        configure(TRUSTED_PROXY_COUNT=1)
 
         assert address("10.0.0.9", **{"X-Real-IP": "1.1.1.1", "Forwarded": "for=1.1.1.1"}) == "10.0.0.9"
 
@@ -125,9 +121,9 @@ class TestAnIgnoredHeader:
         assert not caplog.records
 
     def test_behind_a_trusted_proxy_nothing_is_reported(
-        self, settings: Any, caplog: pytest.LogCaptureFixture
+        self, configure: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        trust(settings, 1)
+        configure(TRUSTED_PROXY_COUNT=1)
         address("10.0.0.9", **{"X-Forwarded-For": "198.51.100.1"})
 
         assert not caplog.records

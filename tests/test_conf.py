@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from platform_auth.conf import DEFAULTS, Rate, conf, derive_key, parse_rate
-
-
-def configure(settings: Any, **values: Any) -> None:
-    settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, **values}
+from platform_auth.conf import SETTINGS, Rate, Setting, conf, derive_key, parse_rate
 
 
 class TestReading:
-    def test_a_change_counts_at_once(self, settings: Any) -> None:
-        configure(settings, ACCESS_TOKEN_TTL=timedelta(seconds=1))
+    def test_a_change_counts_at_once(self, configure: Any) -> None:
+        configure(ACCESS_TOKEN_TTL=timedelta(seconds=1))
         assert timedelta(seconds=1) == conf.ACCESS_TOKEN_TTL
-        configure(settings, ACCESS_TOKEN_TTL=timedelta(seconds=2))
+        configure(ACCESS_TOKEN_TTL=timedelta(seconds=2))
         assert timedelta(seconds=2) == conf.ACCESS_TOKEN_TTL
 
     def test_every_setting_has_a_default(self, settings: Any) -> None:
         del settings.PLATFORM_AUTH
-        for name in DEFAULTS:
+        for name, setting in SETTINGS.items():
+            assert setting.value is setting.default
             getattr(conf, name)
+
+    def test_each_is_of_the_type_that_mypy_takes_it_for(self) -> None:
+        """`Setting[X]` is what mypy reads, the column `type` what the checks read."""
+        for name, setting in SETTINGS.items():
+            declared = getattr(setting, "__orig_class__", Setting[type(setting.default)])
+            (kind,) = get_args(declared)
+            if get_args(kind) and not setting.read:
+                assert setting.type == tuple(
+                    part if part is not NoneType else None for part in get_args(kind)
+                )
+            if get_origin(kind) is not Literal:
+                assert isinstance(getattr(conf, name), list if get_origin(kind) is list else kind)
 
     def test_an_unknown_one_is_an_error(self) -> None:
         with pytest.raises(AttributeError):
@@ -52,19 +62,21 @@ class TestReading:
         assert conf.ISSUER == conf.AUDIENCE == "platform_auth"
         assert conf.PUBLIC_URL is None
 
-    def test_the_public_url_is_local_in_debug_and_loses_its_slash(self, settings: Any) -> None:
+    def test_the_public_url_is_local_in_debug_and_loses_its_slash(
+        self, settings: Any, configure: Any
+    ) -> None:
         settings.PLATFORM_AUTH = {}
         settings.DEBUG = True
         assert conf.PUBLIC_URL == conf.ISSUER == "http://localhost:8000"
-        configure(settings, PUBLIC_URL="https://site.example/")
+        configure(PUBLIC_URL="https://site.example/")
         assert conf.PUBLIC_URL == "https://site.example"
 
     def test_the_reset_urls_come_from_the_environment_unless_set(
-        self, settings: Any, monkeypatch: pytest.MonkeyPatch
+        self, configure: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PASSWORD_RESET_URL_ALLOW_LIST", " https://a.example/r , ,https://b.example/r")
         assert conf.PASSWORD_RESET_URL_ALLOW_LIST == ["https://a.example/r", "https://b.example/r"]
-        configure(settings, PASSWORD_RESET_URL_ALLOW_LIST=[])
+        configure(PASSWORD_RESET_URL_ALLOW_LIST=[])
         assert conf.PASSWORD_RESET_URL_ALLOW_LIST == []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,56 +11,16 @@ from django.dispatch import Signal
 from django.urls import Resolver404, resolve
 
 from platform_auth import signals, urls, urls_users
-from platform_auth.conf import DEFAULT_LIMITS, DEFAULTS
+from platform_auth.conf import DEFAULT_LIMITS
 from tests import follow_readme
 from tests.follow_readme import ROOT
+from tests.readme_table import HEAD, table
 
 README = (ROOT / "README.md").read_text()
-
-IN_WORDS = {
-    "ISSUER": "`PUBLIC_URL`",
-    "AUDIENCE": "`PUBLIC_URL`",
-    "SIGNING_KEYS": "derived from `SECRET_KEY`",
-    "ENCRYPTION_KEYS": "derived from `SECRET_KEY`",
-    "PUBLIC_URL": "in DEBUG `http://localhost:8000`",
-    "PASSWORD_RESET_URL": "the built-in page",
-    "PASSWORD_RESET_URL_ALLOW_LIST": "the environment variable",
-    "COOKIE_SECURE": "not in DEBUG",
-    "COOKIE_DOMAIN": "none",
-    "LIMITS": "see below",
-}
-"""The defaults that are more than a value."""
 
 
 def section(title: str) -> str:
     return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
-def rows(text: str) -> list[list[str]]:
-    """Return the cells of a section's first table, without its head."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
-
-
-def shown(name: str) -> str:
-    """Return a setting's default as the README writes it."""
-    value = DEFAULTS[name]
-    if name in IN_WORDS:
-        return IN_WORDS[name]
-    if isinstance(value, timedelta):
-        return duration(value)
-    if isinstance(value, str):
-        return f'`"{value}"`'
-    return f"`{list(value) if isinstance(value, tuple) else value}`"
-
-
-def duration(value: timedelta) -> str:
-    seconds = int(value.total_seconds())
-    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
-        if seconds % size == 0:
-            count = seconds // size
-            return f"{count} {unit}{'s' if count > 1 else ''}"
-    raise AssertionError(value)
 
 
 def endpoints() -> list[tuple[str, str]]:
@@ -71,9 +30,9 @@ def endpoints() -> list[tuple[str, str]]:
 
 class TestTheReadme:
     def test_the_table_of_settings_is_that_of_the_code(self) -> None:
-        table = {row[0].strip("`"): row[1] for row in rows(section("Settings"))}
+        lines = [line for line in section("Settings").splitlines() if line.startswith("|")]
 
-        assert table == {name: shown(name) for name in DEFAULTS}
+        assert lines == (HEAD + table()).splitlines(), "run `python -m tests.readme_table`"
 
     def test_the_limits_are_those_of_the_code(self) -> None:
         (block,) = [text for text in follow_readme.blocks("python") if text.startswith("# LIMITS")]

@@ -165,9 +165,6 @@ class TestMovesOfMode:
 class TestTheAttributes:
     """Row 56; RFC 6265bis, 4.1.3."""
 
-    def configure(self, settings: Any, **values: Any) -> None:
-        settings.PLATFORM_AUTH = {**settings.PLATFORM_AUTH, **values}
-
     def attributes(self, user: Any) -> dict[str, dict[str, Any]]:
         _api, response = login(user, "session")
         raw = [morsel.OutputString() for morsel in response.cookies.values()]
@@ -208,10 +205,10 @@ class TestTheAttributes:
         ],
     )
     def test_the_prefix_follows_secure_and_domain(
-        self, user: Any, settings: Any, values: dict[str, Any], debug: bool, prefix: str
+        self, user: Any, settings: Any, configure: Any, values: dict[str, Any], debug: bool, prefix: str
     ) -> None:
         settings.DEBUG = debug
-        self.configure(settings, **values)
+        configure(**values)
 
         cookies = self.attributes(user)
 
@@ -222,9 +219,9 @@ class TestTheAttributes:
             assert attributes["path"] == "/"
             assert attributes["httponly"]
 
-    def test_they_work_and_are_cleared_under_every_prefix(self, user: Any, settings: Any) -> None:
+    def test_they_work_and_are_cleared_under_every_prefix(self, user: Any, configure: Any) -> None:
         for values in ({}, {"COOKIE_SECURE": False}, {"COOKIE_DOMAIN": "example.com"}):
-            self.configure(settings, **{"COOKIE_SECURE": None, "COOKIE_DOMAIN": None, **values})
+            configure(**{"COOKIE_SECURE": None, "COOKIE_DOMAIN": None, **values})
             api, _response = login(user, "session")
             assert api.post("/auth/refresh").status_code == 200
             assert api.get("/api/whoami").status_code == 200
@@ -233,8 +230,8 @@ class TestTheAttributes:
             assert {cookie["domain"] for cookie in cleared.values()} == {values.get("COOKIE_DOMAIN") or ""}
             assert len(cleared) == 2
 
-    def test_names_and_same_site_are_settings(self, user: Any, settings: Any) -> None:
-        self.configure(settings, REFRESH_COOKIE_NAME="r", ACCESS_COOKIE_NAME="a", COOKIE_SAMESITE="Strict")
+    def test_names_and_same_site_are_settings(self, user: Any, configure: Any) -> None:
+        configure(REFRESH_COOKIE_NAME="r", ACCESS_COOKIE_NAME="a", COOKIE_SAMESITE="Strict")
 
         cookies = self.attributes(user)
 
@@ -252,11 +249,11 @@ class TestTheAttributes:
         assert api.post("/auth/refresh", {"mode": "cookie"}).status_code == 400
         assert api.get("/api/whoami").status_code == 401
 
-    def test_no_cookie_is_over_4096_bytes(self, user: Any, settings: Any) -> None:
+    def test_no_cookie_is_over_4096_bytes(self, user: Any, configure: Any) -> None:
         """Row 61."""
         from tests.sessions.test_access_tokens import KEYS
 
-        self.configure(settings, SIGNING_ALGORITHM="RS256", SIGNING_KEYS=[KEYS["RS256"]])
+        configure(SIGNING_ALGORITHM="RS256", SIGNING_KEYS=[KEYS["RS256"]])
         _api, response = login(user, "session")
 
         for morsel in response.cookies.values():
@@ -574,8 +571,8 @@ class TestTheAccessCookie:
 
 
 def test_the_names_without_prefix_are_those_of_the_document() -> None:
-    assert conf.DEFAULTS["REFRESH_COOKIE_NAME"] == "refresh_token"
-    assert conf.DEFAULTS["ACCESS_COOKIE_NAME"] == "access_token"
+    assert conf.SETTINGS["REFRESH_COOKIE_NAME"].default == "refresh_token"
+    assert conf.SETTINGS["ACCESS_COOKIE_NAME"].default == "access_token"
 
 
 @pytest.mark.django_db

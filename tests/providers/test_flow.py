@@ -714,14 +714,13 @@ class TestState:
 
 
 class TestRedirect:
-    def test_is_judged_again_at_the_callback(self, provider: Provider, settings: Any) -> None:
+    def test_is_judged_again_at_the_callback(self, provider: Provider, configure: Any) -> None:
         """Row 81."""
-        public = settings.PLATFORM_AUTH
-        settings.PLATFORM_AUTH = {**public, "OAUTH_REDIRECT_ALLOW_LIST": ["https://spa.example/done"]}
+        configure(OAUTH_REDIRECT_ALLOW_LIST=["https://spa.example/done"])
         add_provider(provider, may_create_users=True)
         browser = Browser()
         parameters = provider.authorize(browser.start(redirect="https://spa.example/done")["Location"])
-        settings.PLATFORM_AUTH = public
+        configure(OAUTH_REDIRECT_ALLOW_LIST=[])
 
         for response in (browser.callback(parameters),):
             assert response.status_code == 400
@@ -729,14 +728,13 @@ class TestRedirect:
         assert not provider.calls["/token"]
         assert not RefreshSession.objects.exists()
 
-    def test_is_judged_again_on_the_way_of_a_refusal(self, provider: Provider, settings: Any) -> None:
+    def test_is_judged_again_on_the_way_of_a_refusal(self, provider: Provider, configure: Any) -> None:
         """Row 81."""
-        public = settings.PLATFORM_AUTH
-        settings.PLATFORM_AUTH = {**public, "OAUTH_REDIRECT_ALLOW_LIST": ["https://spa.example/done"]}
+        configure(OAUTH_REDIRECT_ALLOW_LIST=["https://spa.example/done"])
         add_provider(provider)
         browser = Browser()
         parameters = provider.authorize(browser.start(redirect="https://spa.example/done")["Location"])
-        settings.PLATFORM_AUTH = public
+        configure(OAUTH_REDIRECT_ALLOW_LIST=[])
 
         response = browser.callback({"state": parameters["state"], "error": "access_denied"})
 

@@ -103,13 +103,12 @@ class TestSecondFactor:
 
     @pytest.mark.parametrize(("mode", "sessions"), [("json", 2), ("cookie", 1), ("session", 1)])
     def test_cookies_replace_the_session_of_the_cookie(
-        self, mode: str, sessions: int, app: Authenticator, user: Any, provider: Provider, settings: Any
+        self, mode: str, sessions: int, app: Authenticator, user: Any, provider: Provider, configure: Any
     ) -> None:
-        own = settings.PLATFORM_AUTH
         browser = Browser()
-        settings.PLATFORM_AUTH = {**own, "OAUTH_SATISFIES_MFA": True}
+        configure(OAUTH_SATISFIES_MFA=True)
         browser.log_in(provider, redirect="/home")
-        settings.PLATFORM_AUTH = own
+        configure(OAUTH_SATISFIES_MFA=False)
         browser.log_in(provider, redirect="/home")
 
         assert finish(browser, app.code(1), mode=mode).status_code == 200

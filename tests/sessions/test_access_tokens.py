@@ -491,16 +491,9 @@ class TestKeys:
     """Row 31."""
 
     @pytest.fixture(params=ALGORITHMS)
-    def algorithm(self, request: pytest.FixtureRequest, settings: Any) -> str:
-        self.configure(settings, request.param, KEYS[request.param])
+    def algorithm(self, request: pytest.FixtureRequest, configure: Any) -> str:
+        configure(SIGNING_ALGORITHM=request.param, SIGNING_KEYS=[KEYS[request.param]])
         return str(request.param)
-
-    def configure(self, settings: Any, algorithm: str, *keys: str) -> None:
-        settings.PLATFORM_AUTH = {
-            **settings.PLATFORM_AUTH,
-            "SIGNING_ALGORITHM": algorithm,
-            "SIGNING_KEYS": list(keys) or None,
-        }
 
     def test_every_algorithm_signs_and_verifies(self, algorithm: str, user: Any) -> None:
         grant = sessions.open(user)
@@ -508,35 +501,37 @@ class TestKeys:
         assert jwt.get_unverified_header(grant.access_token)["alg"] == algorithm
         assert ask(grant.access_token).status_code == 200
 
-    def test_a_new_key_logs_nobody_out(self, algorithm: str, user: Any, settings: Any) -> None:
+    def test_a_new_key_logs_nobody_out(self, algorithm: str, user: Any, configure: Any) -> None:
         old = sessions.open(user)
         newer = new_key(algorithm)
-        self.configure(settings, algorithm, newer, KEYS[algorithm])
+        configure(SIGNING_ALGORITHM=algorithm, SIGNING_KEYS=[newer, KEYS[algorithm]])
 
         new = sessions.open(user)
 
         assert ask(old.access_token).status_code == 200
         assert ask(new.access_token).status_code == 200
-        self.configure(settings, algorithm, newer)
+        configure(SIGNING_ALGORITHM=algorithm, SIGNING_KEYS=[newer])
         assert ask(old.access_token).status_code == 401
         assert ask(new.access_token).status_code == 200
 
-    def test_a_public_key_behind_the_first_verifies(self, user: Any, settings: Any) -> None:
+    def test_a_public_key_behind_the_first_verifies(self, user: Any, configure: Any) -> None:
         for algorithm in ("EdDSA", "ES256", "RS256"):
-            self.configure(settings, algorithm, KEYS[algorithm])
+            configure(SIGNING_ALGORITHM=algorithm, SIGNING_KEYS=[KEYS[algorithm]])
             old = sessions.open(user)
-            self.configure(settings, algorithm, new_key(algorithm), public_pem(KEYS[algorithm]))
+            configure(
+                SIGNING_ALGORITHM=algorithm, SIGNING_KEYS=[new_key(algorithm), public_pem(KEYS[algorithm])]
+            )
             assert ask(old.access_token).status_code == 200
 
-    def test_a_public_key_cannot_be_the_first(self, settings: Any) -> None:
-        self.configure(settings, "ES256", public_pem(KEYS["ES256"]))
+    def test_a_public_key_cannot_be_the_first(self, configure: Any) -> None:
+        configure(SIGNING_ALGORITHM="ES256", SIGNING_KEYS=[public_pem(KEYS["ES256"])])
 
         with pytest.raises(ImproperlyConfigured):
             signed_tokens.keyring()
 
-    def test_another_algorithm_takes_nothing_of_the_old_one(self, user: Any, settings: Any) -> None:
+    def test_another_algorithm_takes_nothing_of_the_old_one(self, user: Any, configure: Any) -> None:
         old = sessions.open(user)
-        self.configure(settings, "EdDSA", KEYS["EdDSA"])
+        configure(SIGNING_ALGORITHM="EdDSA", SIGNING_KEYS=[KEYS["EdDSA"]])
 
         assert ask(old.access_token).status_code == 401
 
@@ -568,17 +563,17 @@ class TestKeys:
         ids=["31 bytes", "no PEM", "RSA for EdDSA", "Ed25519 for ES256", "RSA of 1024 bits", "P-384 for ES256"],
     )  # fmt: skip
     def test_a_key_that_is_weak_or_of_another_kind_is_refused(
-        self, settings: Any, algorithm: str, key: str
+        self, configure: Any, algorithm: str, key: str
     ) -> None:
-        self.configure(settings, algorithm, key)
+        configure(SIGNING_ALGORITHM=algorithm, SIGNING_KEYS=[key])
 
         with pytest.raises(ImproperlyConfigured) as raised:
             signed_tokens.keyring()
         assert key not in str(raised.value)
 
     @pytest.mark.parametrize("algorithm", ["EdDSA", "ES256", "RS256"])
-    def test_an_asymmetric_algorithm_without_keys_is_refused(self, settings: Any, algorithm: str) -> None:
-        self.configure(settings, algorithm)
+    def test_an_asymmetric_algorithm_without_keys_is_refused(self, configure: Any, algorithm: str) -> None:
+        configure(SIGNING_ALGORITHM=algorithm, SIGNING_KEYS=None)
 
         with pytest.raises(ImproperlyConfigured):
             signed_tokens.keyring()

@@ -519,17 +519,16 @@ class TestWhatIsNoTokenOfOurs:
 class TestAFailureOfOurs:
     """Row 45: nothing is consumed."""
 
-    def test_a_key_that_cannot_sign_consumes_nothing(self, api: Api, settings: Any) -> None:
+    def test_a_key_that_cannot_sign_consumes_nothing(self, api: Api, configure: Any) -> None:
         before = row()
-        good = settings.PLATFORM_AUTH
-        settings.PLATFORM_AUTH = {**good, "SIGNING_KEYS": ["too short"]}
+        configure(SIGNING_KEYS=["too short"])
         api.client.raise_request_exception = False
 
         response = api.refresh()
 
         assert (response.status_code, code_of(response)) == (500, "INTERNAL_SERVER_ERROR")
         assert row() == before
-        settings.PLATFORM_AUTH = good
+        configure(SIGNING_KEYS=None)
         assert api.refresh().status_code == 200
 
     def test_a_refusal_by_its_mode_consumes_nothing(self, api: Api) -> None:
@@ -664,4 +663,4 @@ class TestTheCookie:
 
 
 def test_the_grace_period_is_ten_seconds_by_default() -> None:
-    assert conf.DEFAULTS["REFRESH_GRACE_PERIOD"] == timedelta(seconds=10)
+    assert conf.SETTINGS["REFRESH_GRACE_PERIOD"].default == timedelta(seconds=10)

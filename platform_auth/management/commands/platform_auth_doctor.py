@@ -16,7 +16,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from platform_auth import limits, public_role, signed_tokens
-from platform_auth.conf import DEFAULT_LIMITS, conf
+from platform_auth.conf import DEFAULT_LIMITS, SETTINGS, conf
 from platform_auth.models import AuthEvent, OAuthProvider, RefreshSession
 from platform_auth.public_role import exposure
 
@@ -105,20 +105,21 @@ def _lifetimes() -> Facts:
 
 
 def _keys() -> Facts:
-    configured = getattr(settings, "PLATFORM_AUTH", {})
     ring = signed_tokens.keyring()
     return {
         "algorithm": conf.SIGNING_ALGORITHM,
         "signs_with": next(iter(ring)),
         "verifies_with": list(ring),
-        "signing_keys_from": "SIGNING_KEYS" if configured.get("SIGNING_KEYS") else "SECRET_KEY (derived)",
-        "encryption_keys_from": "ENCRYPTION_KEYS"
-        if configured.get("ENCRYPTION_KEYS")
-        else "SECRET_KEY (derived)",
+        "signing_keys_from": _source("SIGNING_KEYS"),
+        "encryption_keys_from": _source("ENCRYPTION_KEYS"),
         "encryption_keys": len(conf.ENCRYPTION_KEYS),
         "issuer": conf.ISSUER,
         "audience": conf.AUDIENCE,
     }
+
+
+def _source(name: str) -> str:
+    return name if SETTINGS[name].value else "SECRET_KEY (derived)"
 
 
 def _cookies() -> Facts:

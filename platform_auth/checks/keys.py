@@ -1,0 +1,96 @@
+"""Keys, and what is sealed by them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.checks import Error
+from django.core.exceptions import ImproperlyConfigured
+from django.db import router
+
+from .. import sealing, signed_tokens
+from ..conf import SETTINGS, conf
+from ..models import OAuthProvider, TOTPFactor
+from .registry import Messages, check
+
+MINIMUM_KEY_BYTES = 32
+SAMPLE = 100
+"""How many of the oldest and of the newest sealed factors are opened by way of trial."""
+
+
+@check("SIGNING_ALGORITHM", "SIGNING_KEYS", "ENCRYPTION_KEYS")
+def keys() -> Messages:
+    """E006-E008: keys that are missing, short, of another kind, or SECRET_KEY itself."""
+    try:
+        signed_tokens.keyring()
+    except (ImproperlyConfigured, ValueError, TypeError) as error:
+        yield Error(
+            f"The signing keys cannot be used: {error}",
+            hint='Set PLATFORM_AUTH["SIGNING_KEYS"] to a list, newest first: for HS256 strings of 32 random '
+            "bytes or more, such as secrets.token_urlsafe(48); else PEM private keys. Without the setting, "
+            "HS256 keys are derived from SECRET_KEY.",
+            id="platform_auth.E006",
+        )
+    own = {
+        name: {_as_bytes(key) for key in SETTINGS[name].value or ()}
+        for name in ("SIGNING_KEYS", "ENCRYPTION_KEYS")
+    }
+    if any(len(key) < MINIMUM_KEY_BYTES for key in own["ENCRYPTION_KEYS"]):
+        yield Error(
+            f'One of PLATFORM_AUTH["ENCRYPTION_KEYS"] has fewer than {MINIMUM_KEY_BYTES} bytes.',
+            hint="Put a new one, such as secrets.token_urlsafe(48), in front of it, run "
+            "`manage.py platform_auth_rotate_keys`, then take the short one away.",
+            id="platform_auth.E007",
+        )
+    if own["SIGNING_KEYS"] & own["ENCRYPTION_KEYS"]:
+        yield Error(
+            "A key stands in SIGNING_KEYS and in ENCRYPTION_KEYS.",
+            hint="Use one key for one purpose: put a new one in front of ENCRYPTION_KEYS, run "
+            "`manage.py platform_auth_rotate_keys`, then take the shared one out of it.",
+            id="platform_auth.E008",
+        )
+    for name, values in own.items():
+        if values & {_as_bytes(secret) for secret in conf.django_secrets}:
+            yield Error(
+                f'One of PLATFORM_AUTH["{name}"] is SECRET_KEY itself.',
+                hint="Take it out: without the setting, a key for each purpose is derived from SECRET_KEY.",
+                id="platform_auth.E008",
+            )
+
+
+def _as_bytes(key: str | bytes) -> bytes:
+    return key.encode() if isinstance(key, str) else key
+
+
+@check(asks=TOTPFactor)
+def sealed_secrets() -> Messages:
+    """E040: secrets whose key is gone, as after a change of SECRET_KEY without SECRET_KEY_FALLBACKS."""
+    broken = [
+        f"provider {provider.key}"
+        for provider in OAuthProvider.objects.all()
+        if not _opens(provider, "client_secret", "private_key")
+    ]
+    lost = sum(not _opens(factor, "secret") for factor in _sample_of_factors())
+    if lost:
+        broken.append(f"{lost} second factors (of those that were tried)")
+    if broken:
+        yield Error(
+            f"Sealed secrets do not open: {', '.join(broken)}.",
+            hint="Put the key that sealed them back, behind the new one: into SECRET_KEY_FALLBACKS, or into "
+            'PLATFORM_AUTH["ENCRYPTION_KEYS"]. Then run `manage.py platform_auth_rotate_keys`.',
+            id="platform_auth.E040",
+        )
+
+
+def _sample_of_factors() -> set[TOTPFactor]:
+    factors = TOTPFactor.objects.using(router.db_for_write(TOTPFactor))
+    return {*factors.order_by("pk")[:SAMPLE], *factors.order_by("-pk")[:SAMPLE]}
+
+
+def _opens(row: Any, *names: str) -> bool:
+    try:
+        for name in names:
+            getattr(row, name)
+    except sealing.SealBroken:
+        return False
+    return True
