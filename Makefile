@@ -6,7 +6,7 @@ UV := $(BIN)/uv
 now := $(shell date +%s)
 took = @echo "make $@: $$(( $$(date +%s) - $(now) )) s"
 
-.PHONY: help demo test test-all check release-check format messages gettext requirements clean
+.PHONY: help demo test test-all check release-check format messages gettext endpoints requirements clean
 
 help:
 	@echo "make demo          the example site on http://localhost:8000, with users, notes and an identity provider"
@@ -16,6 +16,7 @@ help:
 	@echo "make release-check whether the translations are complete, current and compiled, with GNU gettext"
 	@echo "make format        ruff format"
 	@echo "make messages      collect the texts into platform_auth/locale and compile them, with GNU gettext"
+	@echo "make endpoints     add endpoints that the README does not name to its table"
 	@echo "make requirements  compile requirements/*.txt anew"
 	@echo "make clean         delete .venv, caches and the demo's database"
 
@@ -61,6 +62,9 @@ gettext:
 	@for tool in msgfmt xgettext; do command -v $$tool >/dev/null || { \
 	  echo "$$tool of GNU gettext is needed: apt-get install gettext, dnf install gettext, brew install gettext"; exit 1; }; \
 	done
+
+endpoints: .venv/test.stamp
+	DJANGO_SETTINGS_MODULE=tests.settings $(BIN)/python -m tests.endpoint_table
 
 requirements: $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-emit-index-url \

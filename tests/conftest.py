@@ -20,6 +20,7 @@ from django.test import Client
 from django.utils import translation
 
 from tests import chromium
+from tests.endpoints import check_declared
 
 # A busy machine is no error, and what fails here fails everywhere: the same examples in each run.
 hypothesis.settings.register_profile(
@@ -57,7 +58,9 @@ class Api:
             extra["data"] = body
         elif method not in ("get", "head"):
             extra.setdefault("content_type", "application/json")
-        return getattr(self.client, method)(path, headers=headers, **extra)
+        response = getattr(self.client, method)(path, headers=headers, **extra)
+        check_declared(method, response)
+        return response
 
     def get(self, path: str, **extra: Any) -> Any:
         return self.request("get", path, **extra)

@@ -1,14 +1,13 @@
-"""Every endpoint of the package, found by walking the URL conf."""
+"""Every endpoint of the package, found by walking the URL conf, and what its view declares."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from django.urls import get_resolver, reverse
+from django.urls import Resolver404, get_resolver, reverse
 from django.urls.resolvers import URLPattern, URLResolver
 
-from platform_auth import views
-from platform_auth.http import pages
+from platform_auth.http import pages, shapes
 from platform_auth.http.endpoint import SignedInView
 
 NAMESPACES = ("platform_auth", "platform_auth_users")
@@ -20,15 +19,16 @@ SAMPLES = {
 
 
 class Endpoint(NamedTuple):
-    """A URL name, an address it answers at, its view."""
+    """A URL name, an address it answers at, its view; one of its methods, for tests that are about one."""
 
     name: str
     path: str
     view: Any
     callback: Any
+    method: str = ""
 
     def __str__(self) -> str:
-        return self.name
+        return self.name if self.method in ("", "POST") else f"{self.name} {self.method}"
 
     @property
     def methods(self) -> set[str]:
@@ -46,8 +46,9 @@ class Endpoint(NamedTuple):
         return issubclass(self.view, SignedInView)
 
     @property
-    def reads_json(self) -> bool:
-        return "POST" in self.methods and not self.is_page and self.view is not views.OAuthCallbackView
+    def fields(self) -> dict[str, Any]:
+        """The fields of what the method takes."""
+        return dict(self.view.operations[self.method].takes().fields)
 
 
 def walk() -> list[Endpoint]:
@@ -63,6 +64,40 @@ def walk() -> list[Endpoint]:
                 view = getattr(callback, "view_class", None) or getattr(callback, "cls", None)
                 found.append(Endpoint(name, reverse(name, kwargs=arguments), view, callback))
     return found
+
+
+def taking_json() -> list[Endpoint]:
+    """Return each method of each endpoint that takes JSON."""
+    return [
+        endpoint._replace(method=method)
+        for endpoint in ENDPOINTS
+        if not endpoint.is_page and shapes.StrictJSONParser in endpoint.view.parser_classes
+        for method, operation in endpoint.view.operations.items()
+        if method != "GET" and operation.takes
+    ]
+
+
+def check_declared(method: str, response: Any) -> None:
+    """Check that an answer of an endpoint is one that its view declares: the status, the keys, the codes of errors."""
+    try:
+        view = response.resolver_match.func.cls
+        operation = view.operations[method.upper()]
+    except (Resolver404, AttributeError, KeyError):
+        return
+    status = response.status_code
+    body = response.json() if response.content and status not in operation.also else {}
+    if status >= 400:
+        refused = {(status, error["extensions"]["code"]) for error in body["errors"]}
+        assert refused <= {(error.status_code, error.code) for error in view.refusals(method.upper())}
+        return
+    if status in operation.also:
+        return
+    gives, names = operation.gives, {*operation.extra, *(["data"] if operation.gives else [])}
+    assert (status, set(body)) == (200 if names else 204, names)
+    shape = getattr(gives, "child", gives)
+    if isinstance(shape, shapes.Shape):
+        for entry in [body["data"]] if shape is gives else body["data"]:
+            assert set(entry) <= set(shape.fields)
 
 
 ENDPOINTS = walk()

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from django.test import Client
 
 from platform_auth.models import OAuthProvider
+from tests.endpoints import check_declared
 from tests.identity_provider import CLIENT_ID, CLIENT_SECRET, Provider
 
 
@@ -36,7 +37,9 @@ class Browser:
         self.client = Client()
 
     def get(self, path: str, data: dict[str, str] | None = None, **extra: Any) -> Any:
-        return self.client.get(path, data, **extra)
+        response = self.client.get(path, data, **extra)
+        check_declared("get", response)
+        return response
 
     def start(self, key: str = "demo", **query: str) -> Any:
         response = self.get(f"/auth/oauth/{key}", query)

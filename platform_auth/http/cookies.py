@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils import timezone
-from django.utils.encoding import escape_uri_path
 from django.utils.http import is_same_domain
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 from rest_framework.response import Response
 
-from .. import errors, redirects
+from .. import errors
 from ..conf import conf
 from ..models import Mode
 from ..providers import flow_state
-from ..providers.flow import Begun, Outcome
 from ..sessions import Grant
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -40,18 +37,6 @@ class Presented(NamedTuple):
 
     def __repr__(self) -> str:
         return "<Presented>"
-
-
-@sensitive_variables()
-def respond(request: HttpRequest, grant: Grant) -> Response:
-    """Answer a log-in or refresh: the body and the cookies that the grant's mode asks for."""
-    body: dict[str, Any] = {} if grant.mode == Mode.SESSION else {"access_token": grant.access_token}
-    body["expires"] = grant.expires_in * (1000 if conf.EXPIRES_UNIT == "milliseconds" else 1)
-    if grant.mode == Mode.JSON:
-        body["refresh_token"] = grant.refresh_token
-    response = Response({"data": body})
-    set_cookies(request, response, grant)
-    return response
 
 
 @sensitive_variables()
@@ -70,45 +55,6 @@ def set_cookies(request: HttpRequest, response: HttpResponseBase, grant: Grant) 
         _set_cookie(response, conf.cookie_name("access"), "", 0)
 
 
-@sensitive_variables()
-def respond_to_start(begun: Begun) -> HttpResponseBase:
-    """Send the browser to its provider, with the cookie of the flow."""
-    response = redirect(begun.url)
-    keep_flow(response, begun.cookie)
-    return response
-
-
-@sensitive_variables()
-def respond_to_callback(request: HttpRequest, outcome: Outcome) -> HttpResponseBase:
-    """Answer a callback: to its redirect with cookies or a reason, else with tokens, nothing (a link) or an error."""
-    response: HttpResponseBase
-    if outcome.refusal is not None:
-        code = outcome.refusal.code
-        reason = redirects.with_parameter(outcome.redirect, "reason", code) if outcome.redirect else ""
-        response = redirect(reason) if reason else errors.render(outcome.refusal)
-    elif outcome.grant is None:
-        response = redirect(outcome.redirect) if outcome.redirect else Response(status=204)
-    elif outcome.redirect:
-        response = redirect(outcome.redirect)
-        set_cookies(request, response, outcome.grant)
-    else:
-        response = respond(request, outcome.grant)
-        response.data = {"public": True, **response.data}
-    keep_flow(response, outcome.cookie)
-    if outcome.pending:
-        keep_pending(response, outcome.pending)
-    return response
-
-
-def respond_to_form(request: HttpRequest, parameters: Mapping[str, str]) -> HttpResponseBase:
-    """Let the browser ask again by GET: another site's POST comes without our Lax cookie."""
-    return redirect(f"{escape_uri_path(request.path)}?{urlencode(parameters)}", status=303)
-
-
-def redirect(url: str, *, status: int = 302) -> HttpResponseBase:
-    return HttpResponse(status=status, headers={"Location": url, "Content-Type": "text/plain; charset=utf-8"})
-
-
 def keep_flow(response: HttpResponseBase, value: str) -> None:
     """Set the cookie of the flows that were started in this browser; "" clears it."""
     _keep(response, "flow", value, max_age=flow_state.FLOW_LIFETIME)
@@ -125,13 +71,10 @@ def guard(request: HttpRequest, mode: str) -> None:
         require_same_origin(request)
 
 
-def replaced_token(request: HttpRequest, mode: str) -> str | None:
-    """Return the refresh token whose cookie a login in this mode replaces, if it may.
-
-    Raises Forbidden where that would set cookies for a page of another origin.
-    """
-    guard(request, mode)
-    return None if mode == Mode.JSON else cookie_token(request)
+def replaced_token(request: HttpRequest) -> str | None:
+    """Return the refresh token whose cookie the answer replaces. Raises Forbidden for a page of another origin."""
+    require_same_origin(request)
+    return cookie_token(request)
 
 
 def cookie_token(request: HttpRequest) -> str | None:

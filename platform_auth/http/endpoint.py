@@ -1,12 +1,15 @@
 """What all endpoints share: every DRF class pinned, so that a host's REST_FRAMEWORK cannot change our API.
 
-Errors of any kind leave in one envelope, headers are the same on every answer, and no transaction of the host
-(ATOMIC_REQUESTS) can take back a revocation or a count together with the refusal that reports it.
+A method of a view says once, as an `Operation`, what it takes, gives and refuses; validation, rendering, the OpenAPI
+schema and the tests of all endpoints read it there. Errors of any kind leave in one envelope, and headers are the
+same on every answer.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 
 from django.core.signals import got_request_exception
 from django.db import connections, transaction
@@ -16,19 +19,19 @@ from django.utils.cache import patch_vary_headers
 from django.utils.decorators import method_decorator
 from django.utils.log import log_response
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
+from django.views.generic import View
+from rest_framework import serializers
 from rest_framework.negotiation import BaseContentNegotiation
-from rest_framework.parsers import BaseParser, JSONParser
+from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.serializers import Serializer
 from rest_framework.views import APIView
 
 from .. import errors
 from ..authentication import AccessTokenAuthentication, EnrolmentAuthentication
-from ..conf import conf
 from ..models import RefreshSession
-from . import cookies, payload
+from . import cookies, shapes
 
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
@@ -36,6 +39,75 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+
+Field = serializers.Field[Any, Any, Any, Any]
+Refusals = Sequence[type[errors.PlatformAuthError]]
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Says of a view's method, as its decorator, what it takes, gives and refuses.
+
+    `takes` is the shape of the body, or for GET of the query: a class, since each request needs an instance with errors
+    of its own. `gives` is the shape of the answer's `data`, `extra` is what else the body holds; without both the
+    answer is 204. `also`: other statuses that are no refusals, each with its meaning. `refuses` leaves out what all
+    views of the same base refuse. A subclass that overrides the method keeps all this.
+    """
+
+    takes: type[shapes.Shape] | None = None
+    gives: Field | None = None
+    extra: Mapping[str, Field] = field(default_factory=dict)
+    also: Mapping[int, str] = field(default_factory=dict)
+    refuses: Refusals = ()
+
+    def __call__(self, handler: Handler) -> Handler:
+        handler.operation = self  # type: ignore[attr-defined]
+        return handler
+
+
+class Edge(View):
+    """What endpoints and pages share: no transaction of the host's around them, an answer to every exception."""
+
+    @classmethod
+    def as_view(cls, **initkwargs: Any) -> Any:
+        """Return the view outside of ATOMIC_REQUESTS, which would take back a revocation with the refusal for it."""
+        view = super().as_view(**initkwargs)
+        for alias in connections:
+            view = transaction.non_atomic_requests(using=alias)(view)
+        return view
+
+    @property
+    def http_request(self) -> HttpRequest:
+        """Django's request, where DRF's is around it."""
+        return getattr(self.request, "_request", self.request)
+
+    def refusal(self, error: errors.PlatformAuthError) -> Any:
+        """Return the answer that shows an error."""
+        raise NotImplementedError
+
+    def answer_to(self, exc: Exception) -> Any:
+        """Answer an exception as the refusal that it stands for; report a broken program to Django."""
+        error = errors.translate(exc)
+        if error is None:
+            error = errors.InternalServerError()
+            got_request_exception.send(sender=type(self), request=self.http_request)
+        response = self.refusal(error)
+        for name, value in error.headers.items():
+            response.headers[name] = value
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(
+                name.upper() for name in self.http_method_names if hasattr(self, name)
+            )
+        if isinstance(error, errors.InternalServerError):
+            log_response(
+                "Internal Server Error: %s",
+                self.http_request.path,
+                response=response,
+                request=self.http_request,
+                exception=exc,
+            )
+        return response
 
 
 class AlwaysJSON(BaseContentNegotiation):
@@ -59,35 +131,55 @@ class EnvelopeRenderer(JSONRenderer):
     ensure_ascii = False
 
 
-class ApiView(APIView):
+class ApiView(Edge, APIView):
     """The base of every endpoint. Anonymous: an access token that comes along is not read at all."""
+
+    operations: ClassVar[dict[str, Operation]] = {}
+    """What each method declares."""
+    refuses: ClassVar[Refusals] = (errors.InternalServerError, errors.ServiceUnavailable)
+    """What all methods refuse."""
 
     authentication_classes: Any = []
     permission_classes: Any = []
     throttle_classes: Any = []
-    parser_classes: Any = [JSONParser]
+    parser_classes: Any = [shapes.StrictJSONParser]
     renderer_classes: Any = [EnvelopeRenderer]
     content_negotiation_class = AlwaysJSON
     metadata_class = None
     versioning_class = None
     http_method_names: Any = ["get", "head", "post", "patch", "put", "delete"]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in cls.http_method_names:
+            if operation := getattr(vars(cls).get(name), "operation", None):
+                cls.operations = {**cls.operations, name.upper(): operation}
+
     @classmethod
-    def as_view(cls, **initkwargs: Any) -> Any:
-        view = super().as_view(**initkwargs)
-        for alias in connections:
-            view = transaction.non_atomic_requests(using=alias)(view)
-        return view
+    def refusals(cls, method: str) -> set[type[errors.PlatformAuthError]]:
+        """Return all that a method may refuse: what it names itself, what comes with its shape and with its base."""
+        operation = cls.operations[method]
+        refused = {*operation.refuses, *cls.refuses}
+        if operation.takes:
+            refused.add(errors.InvalidPayload)
+        if operation.takes and method != "GET":
+            refused |= {errors.ContentTooLarge, errors.UnsupportedMediaType}
+        return refused
 
-    @property
-    def http_request(self) -> HttpRequest:
-        """Django's request, below DRF's."""
-        return self.request._request
-
+    # Covers the frames below it too: nothing that a view holds is in a report of an error.
     @method_decorator(sensitive_post_parameters())
     @method_decorator(sensitive_variables())
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return super().dispatch(request, *args, **kwargs)
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        return shapes.BoundedRequest(
+            request,
+            parsers=self.get_parsers(),
+            authenticators=self.get_authenticators(),
+            negotiator=self.get_content_negotiator(),
+            parser_context=self.get_parser_context(request),
+        )
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Refuse a method that is not offered before anybody is asked who they are."""
@@ -95,32 +187,40 @@ class ApiView(APIView):
             raise errors.MethodNotAllowed
         super().initial(request, *args, **kwargs)
 
-    def read(self, shape: type[Serializer[Any]]) -> dict[str, Any]:
-        """Return the validated fields of the request body."""
-        return payload.read(self.http_request, shape)
+    @property
+    def operation(self) -> Operation:
+        """The declaration of the method that was asked for."""
+        return self.operations["GET" if self.request.method == "HEAD" else str(self.request.method)]
+
+    def read(self) -> dict[str, Any]:
+        """Return the validated fields of what the operation takes."""
+        shape = self.operation.takes
+        assert shape is not None, "the operation takes nothing"
+        if self.request.method in ("GET", "HEAD"):
+            return shapes.read_query(self.http_request, shape)
+        return shapes.validate(dict(self.request.data), shape)
+
+    def answer(self, value: Any = None, **extra: Any) -> Response:
+        """Answer with what the operation gives, rendered as it says; 204 where it gives nothing."""
+        operation = self.operation
+        body = {name: shape.to_representation(extra[name]) for name, shape in operation.extra.items()}
+        if operation.gives is not None:
+            body["data"] = operation.gives.to_representation(value)
+        return Response(body) if body else Response(status=204)
 
     def get_authenticate_header(self, request: Request) -> str:
         """Say that 401 stays 401; each error brings its own challenge."""
         return "Bearer"
 
     def handle_exception(self, exc: Exception) -> Response:
-        """Render a refusal; report a broken program to Django and answer without details."""
-        error = errors.translate(exc)
-        if error is None:
-            error = errors.InternalServerError()
-            got_request_exception.send(sender=type(self), request=self.http_request)
+        response: Response = self.answer_to(exc)
+        response.exception = True
+        return response
+
+    def refusal(self, error: errors.PlatformAuthError) -> Response:
         response = errors.render(error)
-        if isinstance(error, errors.InternalServerError):
-            log_response(
-                "Internal Server Error: %s",
-                self.http_request.path,
-                response=response,
-                request=self.http_request,
-                exception=exc,
-            )
         if error.session_over:
             cookies.clear_cookies(self.http_request, response)
-        response.exception = True
         return response
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
@@ -128,24 +228,23 @@ class ApiView(APIView):
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         patch_vary_headers(response, ("Cookie", "Origin"))
-        if response.status_code == 405:
-            response.headers["Allow"] = ", ".join(self.allowed_methods)
         return response
-
-
-class PasswordLoginView(ApiView):
-    """The base of log-in by password: not there where PASSWORD_LOGIN is off."""
-
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        if not conf.PASSWORD_LOGIN:
-            raise errors.RouteNotFound
-        super().initial(request, *args, **kwargs)
 
 
 class SignedInView(ApiView):
     """The base of what needs an access token: `request.user`, and `self.session` for the session it belongs to."""
 
     authentication_classes: Any = [AccessTokenAuthentication]
+    refuses = (
+        *ApiView.refuses,
+        errors.InvalidCredentials,
+        errors.InvalidToken,
+        errors.TokenExpired,
+        errors.TFARequired,
+        # A token in two places; a cookie used from another origin.
+        errors.InvalidPayload,
+        errors.Forbidden,
+    )
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -162,3 +261,4 @@ class EnrolmentView(SignedInView):
     """The base of what a session may use before its user has set up the second factor that a policy asks for."""
 
     authentication_classes: Any = [EnrolmentAuthentication]
+    refuses = tuple(error for error in SignedInView.refuses if error is not errors.TFARequired)

@@ -9,34 +9,25 @@ nonce }}"`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from django.core.signals import got_request_exception
-from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
-from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 from django.utils.cache import patch_vary_headers
 from django.utils.decorators import method_decorator
-from django.utils.log import log_response
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
-from django.views.generic import View
-from rest_framework.serializers import Serializer
 
 from .. import errors
 from ..conf import conf
 from ..mail import languages
-from . import payload
+from . import endpoint, shapes
 
 SECURITY_HEADERS = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
+    **endpoint.SECURITY_HEADERS,
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 CONTENT_TYPE = "text/html; charset=utf-8"
@@ -47,9 +38,10 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-class PageView(View):
-    """The base of a page with one form."""
+class PageView(endpoint.Edge):
+    """The base of a page with one form, whose fields are those of the shape that it `takes`."""
 
+    takes: ClassVar[type[shapes.Shape]]
     template_name: ClassVar[str]
     error_template_name: ClassVar[str] = "platform_auth/error.html"
     starts_anew: ClassVar[bool] = True
@@ -57,41 +49,37 @@ class PageView(View):
     http_method_names = ["get", "head", "post"]
 
     @classmethod
-    def as_view(cls, **initkwargs: Any) -> Callable[..., HttpResponseBase]:
+    def as_view(cls, **initkwargs: Any) -> Any:
         view: Any = csrf_exempt(super().as_view(**initkwargs))
         # Django's LoginRequiredMiddleware would send away whoever forgot the password.
         view.login_required = False
-        for alias in connections:
-            view = transaction.non_atomic_requests(using=alias)(view)
-        return view  # type: ignore[no-any-return]
+        return view
 
+    # Covers the frames below it too, as in `ApiView`.
     @method_decorator(sensitive_post_parameters())
     @method_decorator(sensitive_variables())
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Answer with a page whatever happens."""
         self.typed: dict[str, Any] = {}
         try:
             # What comes after (Django's log of refusals, a report of an error) sees no link that may still be good.
-            self.query = payload.take_query(request)
+            self.query = shapes.take_query(request)
             return super().dispatch(request, *args, **kwargs)
         except Exception as exc:
-            error = self._understand(exc)
-        try:
-            return self._answer(error)
-        except Exception as exc:
-            # The form could not be shown again: its link is dead, say. Then that is the answer.
-            return self._answer(self._understand(exc))
+            try:
+                return self.answer_to(exc)
+            except Exception as again:
+                # The form could not be shown again: its link is dead, say. Then that is the answer.
+                return self.answer_to(again)
 
     def http_method_not_allowed(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         raise errors.MethodNotAllowed
 
-    @sensitive_variables()
-    def read(self, shape: type[Serializer[Any]]) -> dict[str, Any]:
-        """Return the validated fields of the form. Raises what `payload.read` does."""
-        self.typed = payload.read_own_form(self.request)
-        return payload.validate(self.typed, shape)
+    def read(self) -> dict[str, Any]:
+        """Return the validated fields of the form. Raises ContentTooLarge, UnsupportedMediaType or InvalidPayload."""
+        self.typed = shapes.read_own_form(self.request)
+        return shapes.validate(self.typed, self.takes)
 
-    @sensitive_variables()
     def page(self, *, status: int = 200, template_name: str = "", **context: Any) -> HttpResponse:
         """Render the page, or another template, with what all templates have."""
         nonce = secrets.token_urlsafe(16)
@@ -110,7 +98,6 @@ class PageView(View):
         patch_vary_headers(response, ("Cookie", "Origin"))
         return response
 
-    @sensitive_variables()
     def refusal(self, error: errors.PlatformAuthError) -> HttpResponse:
         """Show a refusal. A page overrides it for those that its form can answer."""
         return self.page(
@@ -119,32 +106,6 @@ class PageView(View):
             messages=messages_of(error),
             starts_anew=self.starts_anew,
         )
-
-    @sensitive_variables()
-    def _understand(self, exc: Exception) -> errors.PlatformAuthError:
-        """Return the refusal that an exception stands for; report a broken program to Django."""
-        error = errors.translate(exc)
-        if error is not None:
-            return error
-        got_request_exception.send(sender=type(self), request=self.request)
-        error = errors.InternalServerError()
-        log_response(
-            "Internal Server Error: %s",
-            self.request.path,
-            response=HttpResponse(status=error.status_code),
-            request=self.request,
-            exception=exc,
-        )
-        return error
-
-    @sensitive_variables()
-    def _answer(self, error: errors.PlatformAuthError) -> HttpResponse:
-        response = self.refusal(error)
-        for name, value in error.headers.items():
-            response.headers[name] = value
-        if isinstance(error, errors.MethodNotAllowed):
-            response.headers["Allow"] = ", ".join(name.upper() for name in self.http_method_names)
-        return response
 
 
 @sensitive_variables()

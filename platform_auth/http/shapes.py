@@ -1,20 +1,198 @@
-"""The shapes of requests. Fields and nothing else; `payload.read` applies them.
+"""What goes in and what comes out: bodies, forms and queries, and the fields that shapes are made of.
 
-A known key of another JSON type is refused, never coerced; nothing is trimmed or normalised; unknown keys are ignored.
+A request is refused before anything is done with it. A known key of another JSON type is refused, never coerced;
+nothing is trimmed or normalised; unknown keys are ignored. What goes out depends on no setting of the host's.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import re
+from collections import Counter
+from datetime import UTC
 from typing import Any
+from urllib.parse import parse_qsl
 
+from django.core.handlers.wsgi import WSGIRequest
 from django.core.validators import validate_email
-from django.utils.translation import gettext_lazy as _
-from rest_framework import serializers
+from django.http import HttpRequest, QueryDict
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.debug import sensitive_variables
+from rest_framework import ISO_8601, serializers
+from rest_framework.parsers import JSONParser
+from rest_framework.request import Request
 
+from .. import errors
 from ..models import Mode
 
+MAX_BYTES = 64 * 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+# The base of what a view takes or gives: fields and nothing else. Its docstring would be in the OpenAPI schema of each.
+class Shape(serializers.Serializer[Any]):
+    pass
+
+
+@sensitive_variables()
+def validate(fields: dict[str, Any], shape: type[Shape]) -> dict[str, Any]:
+    """Return fields as the validated ones of a shape; keys that were not sent stay absent.
+
+    Raises InvalidPayload with one entry for each that is wrong.
+    """
+    # A new one each time: a message that was made once would keep its language.
+    serializer = shape(data=fields)
+    if not serializer.is_valid():
+        raise errors.InvalidPayload.of_fields(
+            (field, str(reason)) for field, reasons in serializer.errors.items() for reason in reasons
+        )
+    return dict(serializer.validated_data)
+
+
+# Bodies
+
+
+class BoundedRequest(Request):
+    """DRF's request, of whose body no more than 64 KiB is read, and all of it when it came without a length."""
+
+    @property
+    def stream(self) -> io.BytesIO | None:
+        body = read_body(self._request)
+        return io.BytesIO(body) if body else None
+
+
+class StrictJSONParser(JSONParser):
+    """One object of JSON in UTF-8: no BOM, no NaN, no key twice.
+
+    Raises UnsupportedMediaType, InvalidPayload.
+    """
+
+    @sensitive_variables()
+    def parse(self, stream: Any, media_type: Any = None, parser_context: Any = None) -> dict[str, Any]:
+        request = parser_context["request"]._request
+        charset = (request.content_params or {}).get("charset", "utf-8")
+        if request.content_type != self.media_type or charset.strip("\"'").lower() not in ("utf-8", "utf8"):
+            raise errors.UnsupportedMediaType
+        try:
+            text = stream.read().decode("utf-8")
+            parsed = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            raise errors.InvalidPayload(_("The request body is not valid JSON in UTF-8.")) from None
+        if not isinstance(parsed, dict):
+            raise errors.InvalidPayload(_("The request body must be a JSON object."))
+        return parsed
+
+
+def read_body(request: HttpRequest) -> bytes:
+    """Return the body, and leave it where Django does. Raises ContentTooLarge before more than 64 KiB is read."""
+    if _announced(request) > MAX_BYTES:
+        raise errors.ContentTooLarge
+    if not hasattr(request, "_body"):
+        try:
+            body = _read_chunked(request) if _is_chunked(request) else request.read(MAX_BYTES + 1)
+        except OSError:
+            raise errors.InvalidPayload(_("The request body broke off.")) from None
+        if len(body) > MAX_BYTES:
+            raise errors.ContentTooLarge
+        request._body = body
+    if len(request.body) > MAX_BYTES:
+        raise errors.ContentTooLarge
+    return request.body
+
+
+def _is_chunked(request: HttpRequest) -> bool:
+    """Return whether a body came without a length, of which Django reads nothing under WSGI."""
+    return (
+        isinstance(request, WSGIRequest)
+        and "HTTP_TRANSFER_ENCODING" in request.META
+        and not request.META.get("CONTENT_LENGTH")
+    )
+
+
+def _read_chunked(request: Any) -> bytes:
+    """Read what the server has taken apart. A log-out that is not read would answer 204 and end nothing."""
+    if not request.environ.get("wsgi.input_terminated"):
+        raise errors.InvalidPayload(_("Send the request body with a Content-Length."))
+    return bytes(request.environ["wsgi.input"].read(MAX_BYTES + 1))
+
+
+def _announced(request: HttpRequest) -> int:
+    """Return the length that the request says its body has; 0 for none."""
+    try:
+        return int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        return 0
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        ((repeated, _times),) = Counter(name for name, _value in pairs).most_common(1)
+        raise errors.InvalidPayload(
+            _("Send this once."), field=repeated.encode(errors="replace").decode()[:64]
+        )
+    return keys
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+# Forms and queries
+
+
+def read_form(request: HttpRequest) -> QueryDict:
+    """Return a form that another site may have made, as it came. Raises ContentTooLarge, UnsupportedMediaType."""
+    return QueryDict(_form_bytes(request), encoding="utf-8")
+
+
+@sensitive_variables()
+def read_own_form(request: HttpRequest) -> dict[str, str]:
+    """Return the fields of a form of our own pages, at most 64 KiB of UTF-8, each once.
+
+    Raises ContentTooLarge, UnsupportedMediaType or InvalidPayload.
+    """
+    try:
+        text = _form_bytes(request).decode("ascii")
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=50)
+        return _without_repeats(pairs)
+    except ValueError:
+        raise errors.InvalidPayload(_("The form could not be read.")) from None
+
+
+def read_query(request: HttpRequest, shape: type[Shape]) -> dict[str, Any]:
+    """Return the query as the validated fields of a shape. Raises InvalidPayload, also for a field that came twice."""
+    repeated = [name for name in map(str, shape().fields) if len(request.GET.getlist(name)) > 1]
+    if repeated:
+        raise errors.InvalidPayload.of_fields((name, _("Send this once.")) for name in repeated)
+    return validate(request.GET.dict(), shape)
+
+
+def take_query(request: HttpRequest) -> QueryDict:
+    """Return the query and take it out of the request, so that no log or error report of the request repeats it.
+
+    Raises what Django does for a query of too many fields, which is taken out all the same.
+    """
+    try:
+        return request.GET
+    finally:
+        request.GET = QueryDict()
+        request.META["QUERY_STRING"] = ""
+        # Where gunicorn, uWSGI and mod_wsgi put the whole line once more.
+        for name in ("RAW_URI", "REQUEST_URI"):
+            if name in request.META:
+                request.META[name] = request.META[name].partition("?")[0]
+
+
+def _form_bytes(request: HttpRequest) -> bytes:
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise errors.UnsupportedMediaType(_("Send this form as a browser does."))
+    return read_body(request)
+
+
+# Fields that are taken
 
 
 class Text(serializers.CharField):
@@ -52,7 +230,7 @@ class Choice(serializers.ChoiceField):
     """One of some JSON strings; numbers and other types do not stand for them."""
 
     # DRF's own text repeats the value, which may hold what no answer can: a lone surrogate.
-    default_error_messages = {"invalid_choice": _("This is not one of the choices.")}
+    default_error_messages = {"invalid_choice": gettext_lazy("This is not one of the choices.")}
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
@@ -69,91 +247,32 @@ def password_field(**kwargs: Any) -> Text:
 
 
 def otp_field(**kwargs: Any) -> Text:
-    return Text(min_length=6, max_length=32, help_text=_("One-time password or recovery code."), **kwargs)
+    return Text(
+        min_length=6, max_length=32, help_text=gettext_lazy("One-time password or recovery code."), **kwargs
+    )
 
 
 def mode_field() -> Choice:
     return Choice(
         choices=Mode.choices,
         required=False,
-        help_text=_("Where the refresh token travels: JSON or httpOnly cookies."),
+        help_text=gettext_lazy("Where the refresh token travels: JSON or httpOnly cookies."),
     )
 
 
-class LoginSerializer(serializers.Serializer[Any]):
-    email = email_field()
-    password = password_field()
-    mode = mode_field()
-    otp = otp_field(required=False)
+# Fields that are given
 
 
-class RefreshSerializer(serializers.Serializer[Any]):
-    refresh_token = AnyText(required=False)
-    mode = mode_field()
+def time_field(**kwargs: Any) -> serializers.DateTimeField:
+    """A time as RFC 3339 in UTC with `Z`."""
+    return serializers.DateTimeField(format=ISO_8601, default_timezone=UTC, **kwargs)
 
 
-class LogoutSerializer(RefreshSerializer):
-    pass
+class TextOrNull(serializers.CharField):
+    """A text, null where there is none."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_null=True, **kwargs)
 
-class FactorGenerateSerializer(serializers.Serializer[Any]):
-    password = password_field(required=False, help_text=_("Needed where the account has one."))
-
-
-class FactorEnableSerializer(serializers.Serializer[Any]):
-    secret = Text(max_length=64, help_text=_("The secret that `generate` gave to this session."))
-    otp = otp_field()
-
-
-class FactorDisableSerializer(serializers.Serializer[Any]):
-    otp = otp_field()
-
-
-class RecoveryCodesSerializer(FactorGenerateSerializer):
-    otp = otp_field()
-
-
-class OAuthStartSerializer(serializers.Serializer[Any]):
-    redirect = Text(
-        required=False, help_text=_("Where the browser goes in the end: a local path or a listed URL.")
-    )
-    mode = mode_field()
-
-
-class OAuthLinkSerializer(serializers.Serializer[Any]):
-    redirect = Text(
-        required=False, help_text=_("Where the browser goes in the end: a local path or a listed URL.")
-    )
-
-
-class OAuthOTPSerializer(serializers.Serializer[Any]):
-    otp = otp_field()
-    mode = mode_field()
-
-
-class PasswordRequestSerializer(serializers.Serializer[Any]):
-    email = email_field()
-    reset_url = Text(
-        max_length=2048,
-        required=False,
-        help_text=_("Where the mail's link leads: an entry of the allow-list."),
-    )
-
-
-class PasswordResetSerializer(serializers.Serializer[Any]):
-    token = Text(max_length=4096)
-    password = password_field()
-
-
-class PasswordChangeSerializer(serializers.Serializer[Any]):
-    current_password = password_field(required=False)
-    password = password_field()
-    otp = otp_field(required=False)
-
-
-class PasswordRequestPageSerializer(serializers.Serializer[Any]):
-    email = email_field()
-
-
-class PasswordResetPageSerializer(PasswordResetSerializer):
-    password_again = password_field()
+    def to_representation(self, value: str) -> Any:
+        return value or None

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.core.signals import got_request_exception
 from django.db import connection, connections
 from django.test import Client
+from django.views.debug import ExceptionReporter
 from rest_framework.exceptions import APIException
 
 from platform_auth import errors, views
 from platform_auth.http import endpoint as base
+from platform_auth.http import pages
 from platform_auth.models import RefreshSession
 from tests.conftest import PASSWORD, Api, code_of, make_user
 from tests.endpoints import ENDPOINTS, Endpoint
@@ -140,6 +144,42 @@ class TestEveryAnswer:
             bad = Api().request(method.lower(), endpoint.path, headers={"Authorization": "Bearer x"})
             assert (bad.status_code, code_of(bad)) == (401, "INVALID_TOKEN")
             assert bad["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+
+
+class TestAReport:
+    """Row 120: of an error in a view or page, a host's subclass too."""
+
+    @pytest.mark.parametrize("base", [views.PasswordResetView, views.PasswordResetPageView])
+    def test_shows_nothing_that_was_sent(self, base: Any, rf: Any) -> None:
+        reports = []
+
+        def report(request: Any, **kwargs: Any) -> None:
+            reports.append(ExceptionReporter(request, *sys.exc_info()).get_traceback_html())
+
+        class Theirs(base):  # type: ignore[misc]
+            def post(self, request: Any) -> Any:
+                fields = self.read()
+                raise RuntimeError(len(fields))
+
+        # Not as it stands here: a report shows the lines of the source.
+        secret = "-".join(["a", "secret"])
+        sent = dict.fromkeys(["token", "password", "password_again"], secret)
+        form = "application/x-www-form-urlencoded"
+        request = (
+            rf.post("/", urlencode(sent), content_type=form)
+            if issubclass(base, pages.PageView)
+            else rf.post("/", sent, content_type="application/json")
+        )
+        got_request_exception.connect(report)
+        try:
+            response = Theirs.as_view()(request)
+        finally:
+            got_request_exception.disconnect(report)
+
+        assert response.status_code == 500
+        (text,) = reports
+        assert "RuntimeError" in text
+        assert secret not in text
 
 
 class TestOutcomes:

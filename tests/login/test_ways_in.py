@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import platform_auth
 from platform_auth.models import RefreshSession
+from platform_auth.views.login import Tokens
 from tests.conftest import PASSWORD, Api, code_of
 from tests.endpoints import ENDPOINTS
 
@@ -18,55 +19,74 @@ PACKAGE = Path(platform_auth.__file__).parent
 WAYS_IN = {"LoginView", "RefreshView", "OAuthCallbackView", "OAuthOTPView"}
 """The views that issue tokens. Whoever adds one adds tests that it refuses the inactive and asks for the factor."""
 
-OTHERS = {
-    "LogoutView", "ProviderListView", "OAuthListView", "OAuthStartView", "OAuthLinkView", "PasswordRequestView",
-    "PasswordRequestPageView", "PasswordResetView", "PasswordResetPageView", "PasswordChangeView", "FactorStatusView",
-    "FactorGenerateView", "FactorEnableView", "FactorDisableView", "RecoveryCodesView", "UserFactorEnableView",
-    "SessionListView", "SessionDetailView", "IdentityListView", "IdentityDetailView", "UserView", "KeySetView",
-}  # fmt: skip
-"""The views that issue none."""
 
-ISSUING = {"respond", "respond_to_callback", "set_cookies"}
-"""What in `http.cookies` lets a token out."""
+class Function(NamedTuple):
+    """A function of the package, as its callers write it: `sessions.open`."""
+
+    module: str
+    name: str
 
 
-def calls(tree: ast.AST, module: str, names: set[str]) -> bool:
-    return any(
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in names
-        and isinstance(node.func.value, ast.Name)
-        and node.func.value.id == module
+def trees() -> dict[str, ast.Module]:
+    """Return the syntax trees of the package, by path."""
+    return {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+
+
+def called(tree: ast.AST) -> set[Function]:
+    return {
+        Function(node.func.value.id, node.func.attr)
         for node in ast.walk(tree)
-    )
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+    }
+
+
+def granting() -> set[Function]:
+    """Return the functions whose value holds tokens."""
+    return {
+        Function(path.removesuffix(".py").removesuffix("/__init__").rpartition("/")[2], node.name)
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and node.returns is not None
+        and {name.id for name in ast.walk(node.returns) if isinstance(name, ast.Name)} & {"Grant", "Outcome"}
+    }
 
 
 class TestTheListOfWaysIn:
-    def test_every_view_of_the_url_conf_is_on_one_of_the_lists(self) -> None:
-        assert {endpoint.view.__name__ for endpoint in ENDPOINTS} == WAYS_IN | OTHERS
-
-    def test_the_views_that_let_tokens_out_are_the_ways_in(self) -> None:
-        tree = ast.parse((PACKAGE / "views" / "__init__.py").read_text())
-        issuing = {
-            node.name
-            for node in tree.body
-            if isinstance(node, ast.ClassDef) and calls(node, "cookies", ISSUING)
+    def test_the_views_that_say_they_give_tokens_are_the_ways_in(self) -> None:
+        giving = {
+            endpoint.view.__name__
+            for endpoint in ENDPOINTS
+            if not endpoint.is_page
+            and any(isinstance(operation.gives, Tokens) for operation in endpoint.view.operations.values())
         }
 
-        assert issuing == WAYS_IN
+        assert giving == WAYS_IN
+
+    def test_the_views_that_get_tokens_are_the_ways_in(self) -> None:
+        functions = granting()
+        getting = {
+            node.name
+            for path, tree in trees().items()
+            if path.startswith("views/")
+            for node in tree.body
+            if called(node) & functions
+        }
+
+        assert Function("sessions", "open") in functions
+        assert getting == WAYS_IN
 
     def test_tokens_are_made_in_sessions_alone_and_sessions_opened_by_one_way_in(self) -> None:
-        def modules(module: str, names: set[str]) -> set[str]:
-            return {
-                str(path.relative_to(PACKAGE))
-                for path in PACKAGE.rglob("*.py")
-                if calls(ast.parse(path.read_text()), module, names)
-            }
+        def modules(function: Function) -> set[str]:
+            return {path for path, tree in trees().items() if function in called(tree)}
 
-        assert modules("tokens", {"issue_access_token"}) == {"sessions/__init__.py"}
-        assert modules("tokens", {"new_refresh_token"}) == {"sessions/__init__.py"}
-        assert modules("sessions", {"open"}) == {"login/__init__.py"}
-        assert modules("login", {"log_in"}) == {"providers/flow.py"}
+        assert modules(Function("tokens", "issue_access_token")) == {"sessions/__init__.py"}
+        assert modules(Function("tokens", "new_refresh_token")) == {"sessions/__init__.py"}
+        assert modules(Function("sessions", "open")) == {"login/__init__.py"}
+        assert modules(Function("login", "log_in")) == {"providers/flow.py"}
+        assert modules(Function("login", "with_password")) == {"views/login.py"}
 
     def test_no_other_endpoint_answers_with_a_token(self, signed_in: Api) -> None:
         """Row 60, black box: whatever is asked of them, signed in and not."""

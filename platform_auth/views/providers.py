@@ -1,0 +1,225 @@
+"""Log in with a provider; the provider accounts that are linked to the signed-in user."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.encoding import escape_uri_path
+from django.utils.translation import gettext_lazy as _
+from rest_framework import serializers
+from rest_framework.parsers import FormParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from .. import errors, redirects
+from ..conf import conf
+from ..http import cookies, shapes
+from ..http.endpoint import ApiView, Operation, SignedInView
+from ..providers import backends, flow, identities
+from .login import Tokens, TokensView
+
+KEYS = serializers.ListField(child=serializers.CharField())
+PUBLIC = {"public": serializers.BooleanField()}
+GOES_ON = {302: "To the provider, or back to `redirect`."}
+
+
+class StartFields(shapes.Shape):
+    redirect = shapes.Text(
+        required=False,
+        help_text="Where the browser goes at the end: a local path, our own origin, or an entry of the list.",
+    )
+    mode = shapes.mode_field()
+
+
+class ListFields(StartFields):
+    provider = shapes.AnyText(required=False, help_text="Starts a log-in with this provider.")
+
+
+class CallbackFields(shapes.Shape):
+    state = shapes.AnyText(required=False, help_text="Of the flow.")
+    code = shapes.AnyText(required=False, help_text="Of the provider.")
+    iss = shapes.AnyText(required=False, help_text="RFC 9207.")
+    error = shapes.AnyText(required=False, help_text="Of the provider.")
+
+
+class OTPFields(shapes.Shape):
+    otp = shapes.otp_field()
+    mode = shapes.mode_field()
+
+
+class LinkFields(shapes.Shape):
+    redirect = shapes.Text(
+        required=False, help_text=_("Where the browser goes in the end: a local path or a listed URL.")
+    )
+
+
+class Provider(shapes.Shape):
+    name = serializers.CharField(source="key")
+    label = serializers.CharField()  # type: ignore[assignment]
+    driver = serializers.SerializerMethodField()
+    icon = shapes.TextOrNull()
+
+    def get_driver(self, row: Any) -> str:
+        return backends.BACKENDS[row.kind].DRIVER
+
+
+class Link(shapes.Shape):
+    url = serializers.CharField()
+
+
+class Identity(shapes.Shape):
+    id = serializers.CharField(source="pk")
+    provider = serializers.CharField(source="provider.key")
+    label = serializers.CharField(source="provider.label")  # type: ignore[assignment]
+    email = shapes.TextOrNull()
+    created_at = shapes.time_field()
+    last_used_at = shapes.time_field(allow_null=True)
+
+
+class ProviderListView(ApiView):
+    """GET /auth: the enabled providers with their labels, in the admin's order."""
+
+    @Operation(gives=Provider(many=True), extra={"disableDefault": serializers.BooleanField()})
+    def get(self, request: Request) -> Response:
+        return self.answer(flow.providers(), disableDefault=not conf.PASSWORD_LOGIN)
+
+
+class OAuthStartView(ApiView):
+    """GET /auth/oauth/{provider}: send the browser to the provider."""
+
+    @Operation(takes=StartFields, also=GOES_ON, refuses=[errors.RouteNotFound])
+    def get(self, request: Request, provider: str) -> HttpResponseBase:
+        elsewhere = flow.url_at_home(self.http_request.get_host(), self.http_request.get_full_path())
+        if elsewhere:
+            return _redirect(elsewhere)
+        fields = self.read()
+        cookie = cookies.read_cookie(self.http_request, conf.cookie_name("flow"))
+        begun = flow.begin(provider, cookie=cookie, redirect=fields.get("redirect"), mode=fields.get("mode"))
+        response = _redirect(begun.url)
+        cookies.keep_flow(response, begun.cookie)
+        return response
+
+
+class OAuthListView(OAuthStartView):
+    """GET /auth/oauth: the keys of the enabled providers; with ?provider={provider} the start of one."""
+
+    @Operation(takes=ListFields, gives=KEYS, extra=PUBLIC, also=GOES_ON, refuses=[errors.RouteNotFound])
+    def get(self, request: Request, provider: str = "") -> HttpResponseBase:
+        if "provider" in request.GET:
+            return super().get(request, request.GET["provider"])
+        return self.answer([row.key for row in flow.providers()], public=True)
+
+
+class OAuthCallbackView(TokensView):
+    """GET or POST /auth/oauth/{provider}/callback: take the browser back."""
+
+    parser_classes = [FormParser]
+    # No HEAD: what only looks at the link (a mail scanner, a preview) must not spend it.
+    http_method_names = ["get", "post"]
+
+    @Operation(
+        takes=CallbackFields,
+        gives=Tokens(),
+        extra=PUBLIC,
+        also={204: "A link, without `redirect`.", **GOES_ON},
+        refuses=[errors.InvalidCredentials, errors.InvalidOTP, errors.InvalidProvider, errors.RouteNotFound],
+    )
+    def get(self, request: Request, provider: str) -> HttpResponseBase:
+        outcome = flow.complete(
+            provider,
+            flow.parameters_of(shapes.take_query(self.http_request)),
+            cookie=cookies.read_cookie(self.http_request, conf.cookie_name("flow")),
+            replacing=cookies.cookie_token(self.http_request),
+            request=self.http_request,
+        )
+        response = self.answer_outcome(outcome)
+        cookies.keep_flow(response, outcome.cookie)
+        if outcome.pending:
+            cookies.keep_pending(response, outcome.pending)
+        return response
+
+    def answer_outcome(self, outcome: flow.Outcome) -> HttpResponseBase:
+        """Send the browser to its redirect, with cookies or a reason.
+
+        Without one answer with tokens, nothing (a link) or an error.
+        """
+        redirect, grant, refusal = outcome.redirect, outcome.grant, outcome.refusal
+        if refusal is not None:
+            reason = redirects.with_parameter(redirect, "reason", refusal.code) if redirect else ""
+            return _redirect(reason) if reason else errors.render(refusal)
+        if grant is None:
+            return _redirect(redirect) if redirect else Response(status=204)
+        if not redirect:
+            return self.answer(grant, public=True)
+        response = _redirect(redirect)
+        cookies.set_cookies(self.http_request, response, grant)
+        return response
+
+    @Operation(takes=CallbackFields, also={303: "To the same path, as GET."}, refuses=[errors.RouteNotFound])
+    def post(self, request: Request, provider: str) -> HttpResponseBase:
+        # Let the browser ask again by GET: another site's POST comes without our Lax cookie.
+        flow.check_key(provider)
+        parameters = flow.parameters_of(shapes.read_form(self.http_request))
+        return _redirect(f"{escape_uri_path(self.http_request.path)}?{urlencode(parameters)}", status=303)
+
+
+class OAuthOTPView(TokensView):
+    """POST /auth/oauth/{provider}/otp: the one-time password that the callback asked for."""
+
+    @Operation(
+        takes=OTPFields,
+        gives=Tokens(),
+        refuses=[errors.InvalidOTP, errors.Forbidden, errors.RouteNotFound, errors.RequestsExceeded],
+    )
+    def post(self, request: Request, provider: str) -> Response:
+        flow.find(provider)
+        fields = self.read()
+        cookies.require_same_origin(self.http_request)
+        grant = flow.finish(
+            provider,
+            cookie=cookies.read_cookie(self.http_request, conf.cookie_name("pending")),
+            replacing=self.replaced_token(fields.get("mode", "json")),
+            request=self.http_request,
+            **fields,
+        )
+        response = self.answer(grant)
+        cookies.keep_pending(response, "")
+        return response
+
+
+class OAuthLinkView(SignedInView):
+    """POST /auth/oauth/{provider}/link: the URL at which a signed-in user links a provider account."""
+
+    @Operation(takes=LinkFields, gives=Link(), refuses=[errors.RouteNotFound])
+    def post(self, request: Request, provider: str) -> Response:
+        fields = self.read()
+        cookies.require_same_origin(self.http_request)
+        cookie = cookies.read_cookie(self.http_request, conf.cookie_name("flow"))
+        begun = flow.begin(provider, cookie=cookie, session=self.session, **fields)
+        response = self.answer({"url": begun.url})
+        cookies.keep_flow(response, begun.cookie)
+        return response
+
+
+class IdentityListView(SignedInView):
+    """GET /auth/identities: the provider accounts that are linked to the user."""
+
+    @Operation(gives=Identity(many=True))
+    def get(self, request: Request) -> Response:
+        return self.answer(identities.of(request.user))
+
+
+class IdentityDetailView(SignedInView):
+    """DELETE /auth/identities/{id}: unlink one, but never the last way in."""
+
+    @Operation(refuses=[errors.RouteNotFound])
+    def delete(self, request: Request, identity_id: str) -> Response:
+        identities.unlink(request.user, identity_id, request=self.http_request)
+        return self.answer()
+
+
+def _redirect(url: str, *, status: int = 302) -> HttpResponseBase:
+    return HttpResponse(status=status, headers={"Location": url, "Content-Type": "text/plain; charset=utf-8"})

@@ -1,0 +1,107 @@
+"""The signed-in user's second factor."""
+
+from __future__ import annotations
+
+from django.utils.translation import gettext_lazy as _
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from .. import errors
+from ..http import shapes
+from ..http.endpoint import EnrolmentView, Operation
+from ..second_factor import enrolment
+
+
+class GenerateFields(shapes.Shape):
+    password = shapes.password_field(required=False, help_text=_("Needed where the account has one."))
+
+
+class EnableFields(shapes.Shape):
+    secret = shapes.Text(max_length=64, help_text=_("The secret that `generate` gave to this session."))
+    otp = shapes.otp_field()
+
+
+class DisableFields(shapes.Shape):
+    otp = shapes.otp_field()
+
+
+class RecoveryCodesFields(GenerateFields):
+    otp = shapes.otp_field()
+
+
+class Factor(shapes.Shape):
+    enabled = serializers.BooleanField()
+    required = serializers.BooleanField()  # type: ignore[assignment]
+    recovery_codes_left = serializers.IntegerField()
+
+
+class Enrolment(shapes.Shape):
+    secret = serializers.CharField()
+    otpauth_url = serializers.CharField()
+    qr_svg = serializers.CharField()
+
+
+class RecoveryCodes(shapes.Shape):
+    recovery_codes = serializers.ListField(child=serializers.CharField())
+
+
+class FactorStatusView(EnrolmentView):
+    """GET /auth/tfa: is there a second factor, must there be one, how many recovery codes are left."""
+
+    @Operation(gives=Factor())
+    def get(self, request: Request) -> Response:
+        return self.answer(enrolment.status(request.user))
+
+
+class FactorGenerateView(EnrolmentView):
+    """POST /auth/tfa/generate: a secret for an authenticator app. Nothing is on yet."""
+
+    @Operation(takes=GenerateFields, gives=Enrolment(), refuses=[errors.RequestsExceeded])
+    def post(self, request: Request) -> Response:
+        fields = self.read()
+        return self.answer(enrolment.generate(self.session, request=self.http_request, **fields))
+
+
+class FactorEnableView(EnrolmentView):
+    """POST /auth/tfa/enable: turn the secret on by a code of it; the recovery codes, this once."""
+
+    @Operation(
+        takes=EnableFields, gives=RecoveryCodes(), refuses=[errors.InvalidOTP, errors.RequestsExceeded]
+    )
+    def post(self, request: Request) -> Response:
+        fields = self.read()
+        codes = enrolment.enable(self.session, request=self.http_request, **fields)
+        return self.answer({"recovery_codes": codes})
+
+
+class FactorDisableView(EnrolmentView):
+    """POST /auth/tfa/disable: remove the factor, by a one-time password or a recovery code."""
+
+    @Operation(takes=DisableFields, refuses=[errors.InvalidOTP, errors.RequestsExceeded])
+    def post(self, request: Request) -> Response:
+        fields = self.read()
+        enrolment.disable(self.session, request=self.http_request, **fields)
+        return self.answer()
+
+
+class RecoveryCodesView(EnrolmentView):
+    """POST /auth/tfa/recovery-codes: a new set; the old codes are dead."""
+
+    @Operation(
+        takes=RecoveryCodesFields, gives=RecoveryCodes(), refuses=[errors.InvalidOTP, errors.RequestsExceeded]
+    )
+    def post(self, request: Request) -> Response:
+        fields = self.read()
+        codes = enrolment.renew_recovery_codes(self.session, request=self.http_request, **fields)
+        return self.answer({"recovery_codes": codes})
+
+
+class UserFactorEnableView(EnrolmentView):
+    """POST /users/me/tfa/enable: as the official SDK calls it. 204, and no recovery codes."""
+
+    @Operation(takes=EnableFields, refuses=[errors.InvalidOTP, errors.RequestsExceeded])
+    def post(self, request: Request) -> Response:
+        fields = self.read()
+        enrolment.enable(self.session, request=self.http_request, with_recovery_codes=False, **fields)
+        return self.answer()
