@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+import platform_auth
 from platform_auth import errors, limits, sessions
 from platform_auth.models import AuthEvent, RateCounter, RefreshSession
 from tests.conftest import PASSWORD, Api, enrol, make_user
@@ -142,6 +145,35 @@ class TestStatements:
             with statements() as run:
                 assert api.get("/auth/sessions", headers=header).status_code == 401
             assert run() == []
+
+
+class TestFiles:
+    """How many of our files somebody reads who follows a request."""
+
+    def visited(self, act: Callable[[], Any]) -> set[str]:
+        folder = str(Path(platform_auth.__file__).parent)
+        files = set()
+
+        def note(frame: Any, event: str, argument: Any) -> None:
+            if event == "call" and frame.f_code.co_filename.startswith(folder):
+                files.add(frame.f_code.co_filename.removeprefix(folder))
+
+        sys.setprofile(note)
+        try:
+            act()
+        finally:
+            sys.setprofile(None)
+        return files
+
+    def test_a_login_visits_at_most_14(self, api: Api, user: Any) -> None:
+        api.login(user.email)
+
+        assert len(self.visited(lambda: api.login(user.email))) <= 14
+
+    def test_a_refresh_visits_at_most_11(self, signed_in: Api) -> None:
+        signed_in.refreshed()
+
+        assert len(self.visited(signed_in.refreshed)) <= 11
 
 
 class TestRows:
