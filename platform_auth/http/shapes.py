@@ -91,12 +91,10 @@ def read_body(request: HttpRequest) -> bytes:
         raise errors.ContentTooLarge
     if not hasattr(request, "_body"):
         try:
-            body = _read_chunked(request) if _is_chunked(request) else request.read(MAX_BYTES + 1)
+            chunked = _is_chunked(request)
+            request._body = _read_chunked(request) if chunked else request.read(MAX_BYTES + 1)
         except OSError:
             raise errors.InvalidPayload(_("The request body broke off.")) from None
-        if len(body) > MAX_BYTES:
-            raise errors.ContentTooLarge
-        request._body = body
     if len(request.body) > MAX_BYTES:
         raise errors.ContentTooLarge
     return request.body

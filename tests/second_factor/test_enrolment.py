@@ -93,7 +93,7 @@ class TestLogin:
         data = response.json()["data"]
         claims = jwt.decode(data["access_token"], options={"verify_signature": False})
         assert claims["amr"] == ["pwd", "otp"]
-        assert RefreshSession.objects.get(pk=claims["sid"]).methods == ["pwd", "otp"]
+        assert RefreshSession.objects.get(pk=claims["sid"]).amr == "pwd otp"
 
     def test_how_survives_refreshes(self, app: Authenticator, user: Any, clock: Any) -> None:
         api = Api()

@@ -282,7 +282,7 @@ class TestBesideAChangeOfTheFactor:
             signed_in.refreshed()
 
         assert claims(signed_in)["amr"] == ["pwd", "otp"]
-        assert RefreshSession.objects.get().methods == ["pwd", "otp"]
+        assert RefreshSession.objects.get().amr == "pwd otp"
 
     def test_a_log_in_with_a_code_whose_factor_is_removed_meanwhile_is_held_up(
         self, inside: Api, bound: Any, clock: Any
