@@ -126,5 +126,5 @@ def _refusals(refused: Iterable[type[PlatformAuthError]]) -> dict[int, Any]:
         codes.setdefault(error.status_code, set()).add(f"`{error.code}`")
     return {
         status: OpenApiResponse(Errors, description=", ".join(sorted(found)))
-        for status, found in codes.items()
+        for status, found in sorted(codes.items())
     }
