@@ -10,6 +10,7 @@ from io import StringIO
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
+from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
@@ -228,7 +229,7 @@ def admin_pages(user: Any) -> str:
     client = Client()
     client.force_login(user)
     pages = [client.get(reverse("admin:index")), client.get(reverse("admin:platform_auth_exposure"))]
-    for model in admin.site._registry:
+    for model in filter(admin.site.is_registered, apps.get_models()):
         name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
         pages.append(client.get(reverse(f"{name}_changelist")))
         for row in model._default_manager.all()[:200]:

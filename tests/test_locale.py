@@ -13,6 +13,7 @@ from typing import Any
 
 import polib
 import pytest
+from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.password_validation import password_validators_help_texts
 from django.contrib.staticfiles import finders
@@ -108,7 +109,11 @@ class TestSources:
         assert [error.__name__ for error in refusals if not isinstance(error.message, Promise)] == []
 
     def test_every_name_in_the_admin_can_be_translated(self) -> None:
-        models = [model for model in admin.site._registry if model._meta.app_label == "platform_auth"]
+        models = [
+            model
+            for model in apps.get_app_config("platform_auth").get_models()
+            if admin.site.is_registered(model)
+        ]
 
         assert len(models) >= 6
         for model in models:
@@ -386,7 +391,7 @@ class TestAdmin:
 
     def pages(self) -> list[tuple[Any, Any]]:
         return [
-            (model, page)
-            for model, page in admin.site._registry.items()
-            if model._meta.app_label == "platform_auth"
+            (model, admin.site.get_model_admin(model))
+            for model in apps.get_app_config("platform_auth").get_models()
+            if admin.site.is_registered(model)
         ]

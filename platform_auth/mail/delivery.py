@@ -65,7 +65,7 @@ class Attempt(NamedTuple):
 
 def job(function: Job) -> Job:
     """Register a module's function as a job. It takes an `attempt` (Attempt) in addition to its own arguments."""
-    _jobs[_name_of(function)] = function
+    _jobs[name_of(function)] = function
     return function
 
 
@@ -74,7 +74,7 @@ def hand_over(function: Job, **arguments: Any) -> None:
 
     `arguments` are JSON values without secrets: a task queue may keep them.
     """
-    name = _name_of(function)
+    name = name_of(function)
     if conf.MAIL_DELIVERY == "inline":
         _run_or_log(name, arguments, 1, again=None)
         return
@@ -102,7 +102,7 @@ def run(name: str, arguments: dict[str, Any], number: int, *, again: Again | Non
         again(name, arguments | reason.changes, number + 1, seconds)
 
 
-def _name_of(function: Job) -> str:
+def name_of(function: Job) -> str:
     return f"{function.__module__.removeprefix('platform_auth.')}.{function.__name__}"
 
 
@@ -112,7 +112,7 @@ def _hand(name: str, arguments: dict[str, Any]) -> None:
             # By its name, as a worker finds it: importing the module takes a task framework, which not every host has.
             import_string("platform_auth.mail.tasks.run_job").enqueue(name, arguments, 1)
         else:
-            _worker.put(name, arguments, 1, random.uniform(*STARTS_AFTER))  # noqa: S311 - no secret
+            worker.put(name, arguments, 1, random.uniform(*STARTS_AFTER))  # noqa: S311 - no secret
     except Exception:
         logger.exception("the job %s could not be handed over", name)
 
@@ -137,7 +137,7 @@ def _run_or_log(name: str, arguments: dict[str, Any], number: int, *, again: Aga
         logger.exception("the job %s failed", name)
 
 
-class _Worker:
+class Worker:
     """A thread that does jobs in the order in which they fall due.
 
     One thread is enough: no request waits for it, and it takes one connection to the database and one to the mail
@@ -150,37 +150,37 @@ class _Worker:
 
     def start_clean(self) -> None:
         """Forget everything, as a forked child must: it has no thread, maybe a held lock, and the parent's jobs."""
-        self._heap: list[tuple[float, int, str, dict[str, Any], int]] = []
+        self.waiting: list[tuple[float, int, str, dict[str, Any], int]] = []
         # Of two jobs that fall due at once the first one is taken; their arguments cannot be compared.
         self._order = itertools.count()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self.changed = threading.Condition()
+        self.thread: threading.Thread | None = None
         self._is_busy = False
         self._is_finishing = False
 
     def put(self, name: str, arguments: dict[str, Any], number: int, seconds: float) -> None:
         """Have an attempt of a job made after so many seconds."""
-        with self._changed:
-            if len(self._heap) >= MAX_WAITING:
+        with self.changed:
+            if len(self.waiting) >= MAX_WAITING:
                 logger.error("the job %s was dropped: %s are waiting", name, MAX_WAITING)
                 return
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="platform_auth-mail", daemon=True)
-                self._thread.start()
+            if self.thread is None or not self.thread.is_alive():
+                self.thread = threading.Thread(target=self._work, name="platform_auth-mail", daemon=True)
+                self.thread.start()
             heapq.heappush(
-                self._heap, (time.monotonic() + seconds, next(self._order), name, arguments, number)
+                self.waiting, (time.monotonic() + seconds, next(self._order), name, arguments, number)
             )
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def finish(self, *, timeout: float = FINISHES_WITHIN) -> bool:
         """Let the thread do now, once, what waits; True when nothing is left."""
-        with self._changed:
+        with self.changed:
             self._is_finishing = True
-            self._changed.notify_all()
-            is_done = self._changed.wait_for(lambda: not self._heap and not self._is_busy, timeout)
+            self.changed.notify_all()
+            is_done = self.changed.wait_for(lambda: not self.waiting and not self._is_busy, timeout)
             self._is_finishing = False
             if not is_done:
-                logger.error("%s jobs were not done in time", len(self._heap) + self._is_busy)
+                logger.error("%s jobs were not done in time", len(self.waiting) + self._is_busy)
         return is_done
 
     def _work(self) -> None:
@@ -192,22 +192,22 @@ class _Worker:
                 connections.close_all()
             except Exception:
                 logger.exception("the connections of the thread could not be closed")
-            with self._changed:
+            with self.changed:
                 self._is_busy = False
-                self._changed.notify_all()
+                self.changed.notify_all()
 
     def _take(self) -> tuple[str, dict[str, Any], int]:
         """Wait for the next job that is due, and take it."""
-        with self._changed:
+        with self.changed:
             while True:
-                seconds = self._heap[0][0] - time.monotonic() if self._heap else None
+                seconds = self.waiting[0][0] - time.monotonic() if self.waiting else None
                 if seconds is not None and (seconds <= 0 or self._is_finishing):
                     self._is_busy = True
-                    return heapq.heappop(self._heap)[2:]
-                self._changed.wait(seconds)
+                    return heapq.heappop(self.waiting)[2:]
+                self.changed.wait(seconds)
 
 
-_worker = _Worker()
-finish = _worker.finish
+worker = Worker()
+finish = worker.finish
 atexit.register(finish)
-os.register_at_fork(after_in_child=_worker.start_clean)
+os.register_at_fork(after_in_child=worker.start_clean)

@@ -85,6 +85,8 @@ class RowBackend(BaseOAuth2PKCE[str]):
         self.provider = provider
         # By the row and not by its key: a renamed key keeps its flows, a key used again inherits none.
         self.name = f"oauth:{provider.pk}"
+        # What the provider is asked for, in the words of python-social-auth: an error that it did not foresee has none.
+        self.stage = "callback" if transaction else "begin"
         session = {self.transaction_key(transaction["state"]): transaction} if transaction else {}
         super().__init__(
             strategy.RowStrategy(provider, data=data or {}, session=session),
@@ -152,6 +154,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
         stage: Any = "user_info",
     ) -> requests.Response:
         """Send a request by our transport. Raises the errors that python-social-auth's own would."""
+        self.stage = stage
         try:
             response = outbound.send(
                 method,

@@ -14,7 +14,6 @@ import functools
 import logging
 import secrets
 import time
-import traceback
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
@@ -34,7 +33,7 @@ from ..conf import conf
 from ..login import Evidence
 from ..models import AuthEvent, Mode, OAuthIdentity, OAuthProvider, RefreshSession
 from ..sessions import Grant
-from . import backends, flow_state, identities
+from . import backends, flow_state, identities, outbound
 from .backends import ProviderAccount
 from .flow_state import Flow, Pending
 
@@ -145,7 +144,7 @@ def begin(
         url = backend.start()
         backend.check_configuration()
     except Exception as error:
-        raise _unavailable(provider, error) from None
+        raise _unavailable(backend, error) from None
     begun = Flow(
         state=backend.transaction["state"],
         provider=str(provider.pk),
@@ -246,10 +245,10 @@ def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> 
         account = cast(ProviderAccount, backend.complete(user=None))
     except AuthProviderError as error:
         is_refusal = error.code not in _UNREACHABLE_CODES
-        raise _refused(error) if is_refusal else _unavailable(provider, error) from None
+        raise _refused(error) if is_refusal else _unavailable(backend, error) from None
     except AuthResponseError as error:
         raise (
-            _unavailable(provider, error) if error.code == "malformed_response" else _refused(error)
+            _unavailable(backend, error) if error.code == "malformed_response" else _refused(error)
         ) from None
     except AuthSessionError:
         # The state again, and it had passed: a clock that went back.
@@ -258,7 +257,7 @@ def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> 
         raise _refused(error) from None
     except Exception as error:
         # What a provider answers is anything at all, and python-social-auth indexes into it.
-        raise _unavailable(provider, error) from None
+        raise _unavailable(backend, error) from None
     return account
 
 
@@ -303,23 +302,23 @@ def _refused(error: SocialAuthBaseException) -> _ProviderRefused:
     return _ProviderRefused(_reason(error))
 
 
-def _unavailable(provider: OAuthProvider, error: Exception) -> _ProviderUnavailable:
-    reason = _reason(error)
-    logger.warning("provider %s gave no usable answer: %s", provider.key, reason)
+def _unavailable(backend: backends.RowBackend, error: Exception) -> _ProviderUnavailable:
+    match error:
+        case SocialAuthBaseException():
+            reason = _reason(error)
+        case ImproperlyConfigured() | outbound.Refused():
+            reason = str(error)
+        case _:
+            # Its text may quote the provider's answer.
+            reason = f"{backend.stage}: {type(error).__name__}"
+    logger.warning("provider %s gave no usable answer: %s", backend.provider.key, reason)
     return _ProviderUnavailable(reason)
 
 
-def _reason(error: Exception) -> str:
-    match error:
-        case _Refused():
-            return str(error.detail)
-        case SocialAuthBaseException():
-            return f"{error.stage}: {backends.reason_of(error)}"
-        case ImproperlyConfigured():
-            return str(error)
-        case _:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            return f"{type(error).__name__} in {frame.name}, line {frame.lineno}"
+def _reason(error: SocialAuthBaseException) -> str:
+    if isinstance(error, _Refused):
+        return str(error.detail)
+    return f"{error.stage}: {backends.reason_of(error)}"
 
 
 def _record_refusal(

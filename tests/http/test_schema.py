@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -34,22 +36,25 @@ def describe(**source: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def described() -> Any:
+def generated() -> tuple[Any, str]:
+    """Generate the schema as a host does; return it, and what the generator complained of."""
     GENERATOR_STATS.reset()
-    return describe(urlconf=__name__)
+    with redirect_stderr(StringIO()) as complaints:
+        schema = describe(urlconf=__name__)
+    return schema, complaints.getvalue()
+
+
+@pytest.fixture
+def described(generated: tuple[Any, str]) -> Any:
+    return generated[0]
 
 
 class TestSchema:
-    def test_it_is_generated_without_a_warning(self, described: Any) -> None:
-        ours = [
-            text
-            for texts in (GENERATOR_STATS._warn_cache, GENERATOR_STATS._error_cache)
-            for text in texts
-            if "platform_auth" in text
-        ]
+    def test_it_is_generated_without_a_warning(self, generated: tuple[Any, str]) -> None:
+        schema, complaints = generated
 
-        assert ours == []
-        validate_schema(described)
+        assert [line for line in complaints.splitlines() if "platform_auth" in line] == []
+        validate_schema(schema)
 
     def test_it_has_every_endpoint(self, described: Any) -> None:
         paths = {re.sub(r"[/?\\Z]+$", "", url) for url in described["paths"]}

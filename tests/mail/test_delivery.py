@@ -139,25 +139,25 @@ class TestThread:
     def test_it_survives_a_job_that_breaks(self, how: str, caplog: Any) -> None:
         delivery.hand_over(fail, how=how, times=9)
         delivery.finish()
-        thread = delivery._worker._thread
+        thread = delivery.worker.thread
 
         delivery.hand_over(note, what="x")
         wait_until(lambda: len(done) == 2)
 
         assert [what for what, *_rest in done] == [how, "x"]
-        assert delivery._worker._thread is thread
+        assert delivery.worker.thread is thread
         assert "failed" in caplog.text
 
     def test_it_survives_a_connection_that_cannot_be_closed(self, caplog: Any) -> None:
         delivery.hand_over(leave_broken)
         delivery.finish()
-        thread = delivery._worker._thread
+        thread = delivery.worker.thread
 
         delivery.hand_over(note, what="x")
         delivery.finish()
 
         assert [done[0], done[1][0]] == ["left", "x"]
-        assert delivery._worker._thread is thread
+        assert delivery.worker.thread is thread
         assert "could not be closed" in caplog.text
 
     @pytest.mark.parametrize("how", ["later", "database", "busy database"])
@@ -170,7 +170,7 @@ class TestThread:
         assert "next attempt in 2 s" in caplog.text
 
     def test_the_end_of_a_process_does_what_waits_at_once_and_once(self, caplog: Any) -> None:
-        delivery._worker.put(delivery._name_of(fail), {"how": "later", "times": 9}, 1, 3600)
+        delivery.worker.put(delivery.name_of(fail), {"how": "later", "times": 9}, 1, 3600)
         for number in range(5):
             delivery.hand_over(note, what=str(number))
 
@@ -190,13 +190,13 @@ class TestThread:
         assert "1 jobs were not done in time" in caplog.text
 
     def test_it_gives_up_in_the_end(self, caplog: Any) -> None:
-        worker = delivery._Worker()
-        name = delivery._name_of(fail)
+        worker = delivery.Worker()
+        name = delivery.name_of(fail)
 
         worker.put(name, {"how": "later", "times": 99}, len(delivery.RETRIES_AFTER) + 1, 0)
         wait_until(lambda: "failed for good" in caplog.text)
 
-        assert worker._heap == []
+        assert worker.waiting == []
 
     def test_an_attempt_hears_what_the_one_before_learnt_and_whether_it_is_the_last(
         self, monkeypatch: Any
@@ -209,7 +209,7 @@ class TestThread:
         assert done == [(1, False, "nothing"), (2, False, "of 1"), (3, True, "of 2")]
 
     def test_the_end_of_a_process_brings_the_last_attempt(self) -> None:
-        delivery._worker.put(delivery._name_of(learn), {}, 1, 3600)
+        delivery.worker.put(delivery.name_of(learn), {}, 1, 3600)
 
         assert delivery.finish(timeout=60)
 
@@ -237,13 +237,13 @@ class TestThread:
         assert [what for what, *_rest in done] == ["committed"]
 
     def test_it_holds_so_many_and_no_more(self, caplog: Any) -> None:
-        worker = delivery._Worker()
-        name = delivery._name_of(note)
+        worker = delivery.Worker()
+        name = delivery.name_of(note)
 
         for number in range(delivery.MAX_WAITING + 3):
             worker.put(name, {"what": str(number)}, 1, 3600)
 
-        assert len(worker._heap) == delivery.MAX_WAITING
+        assert len(worker.waiting) == delivery.MAX_WAITING
         assert caplog.text.count("was dropped") == 3
 
     def test_many_callers_at_once_lose_nothing(self) -> None:
@@ -387,7 +387,7 @@ class TestProcess:
 
     def test_a_child_forked_while_the_lock_is_held_does_not_hang(self) -> None:
         body = """
-            with delivery._worker._changed:
+            with delivery.worker.changed:
                 child = os.fork()
                 if child == 0:
                     delivery.hand_over(say, what="child")
@@ -548,15 +548,15 @@ class TestTask:
         assert "ey" not in str(backend.results[1].args[1]["token_id"])
 
     def test_what_can_be_done_later_is_enqueued_for_later(self) -> None:
-        self.task().call(delivery._name_of(fail), {"how": "later", "times": 9}, 1)
+        self.task().call(delivery.name_of(fail), {"how": "later", "times": 9}, 1)
 
         (result,) = self.backend().results
         assert result.args[2] == 2
         assert result.task.run_after is not None
 
     def test_the_next_attempt_hears_what_this_one_learnt(self) -> None:
-        self.task().call(delivery._name_of(learn), {}, 1)
-        self.task().call(delivery._name_of(learn), {}, 6)
+        self.task().call(delivery.name_of(learn), {}, 1)
+        self.task().call(delivery.name_of(learn), {}, 6)
 
         (result,) = self.backend().results
         assert list(result.args[1:]) == [{"known": "of 1"}, 2]
@@ -569,16 +569,16 @@ class TestTask:
         monkeypatch.setattr(f"{__name__}.Backend", backend, raising=False)
         settings.TASKS = {"default": {"BACKEND": f"{__name__}.Backend"}}
 
-        self.task().call(delivery._name_of(learn), {}, 1)
+        self.task().call(delivery.name_of(learn), {}, 1)
         with pytest.raises(delivery.TryAgain):
-            self.task().call(delivery._name_of(fail), {"how": "later", "times": 99}, 1)
+            self.task().call(delivery.name_of(fail), {"how": "later", "times": 99}, 1)
 
         assert done[0] == (1, True, "nothing")
         assert self.backend().results == []
 
     def test_the_last_attempt_is_a_failed_task(self) -> None:
         with pytest.raises(delivery.TryAgain):
-            self.task().call(delivery._name_of(fail), {"how": "later", "times": 99}, 6)
+            self.task().call(delivery.name_of(fail), {"how": "later", "times": 99}, 6)
 
     def test_a_queue_that_is_down_is_logged_and_never_raised(
         self, settings: Any, api: Api, caplog: Any

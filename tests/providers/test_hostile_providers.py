@@ -454,6 +454,20 @@ class TestUnreadable:
         assert_nothing_happened(response, status=503, code="SERVICE_UNAVAILABLE")
         assert not provider.calls["/elsewhere"]
 
+    @pytest.mark.parametrize(
+        ("path", "stage"),
+        [("/token", "token_exchange"), ("/jwks", "token_validation"), ("/userinfo", "user_info")],
+    )
+    def test_an_error_that_nobody_foresaw_is_told_by_its_type_and_what_was_read(
+        self, path: str, stage: str, provider: Provider
+    ) -> None:
+        add_provider(provider)
+        provider.raw[path] = UNREADABLE["a deep nest"]
+
+        Browser().log_in(provider)
+
+        assert AuthEvent.objects.get().reason == f"{stage}: RecursionError"
+
     @pytest.mark.parametrize("name", UNREADABLE)
     def test_an_unreadable_discovery_starts_nothing(self, name: str, provider: Provider) -> None:
         add_provider(provider)
@@ -834,6 +848,15 @@ class TestOtherKinds:
 
         provider.token = token  # type: ignore[method-assign]
         return came
+
+    def test_a_url_that_is_not_called_is_told_in_the_log(
+        self, plain: OAuthProvider, settings: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        settings.DEBUG = False
+
+        assert Browser().get("/auth/oauth/demo").status_code == 503
+
+        assert "provider demo gave no usable answer: not an https URL" in caplog.text
 
     def test_logs_in_by_its_urls_and_fields(self, plain: OAuthProvider, provider: Provider) -> None:
         browser = Browser()
