@@ -13,7 +13,7 @@ from django.db.models.functions import Lower
 from django.http import HttpRequest
 from django.views.decorators.debug import sensitive_variables
 
-from . import caller, events, limits, public_role
+from . import caller, db, events, limits, public_role
 from .models import AuthEvent
 
 LIMITED = "_platform_auth_limited"
@@ -111,7 +111,7 @@ class EmailBackend(ModelBackend):
             if rows.update(password=upgraded[0]):
                 user.password = upgraded[0]
             else:
-                fresh = type(user)._base_manager.filter(pk=user.pk).first()
+                fresh = type(user)._base_manager.using(db.alias()).filter(pk=user.pk).first()
                 user.password = "" if fresh is None else fresh.password
                 return check_password(password, user.password)
         return True

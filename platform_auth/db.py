@@ -6,11 +6,14 @@ decides on every database, SQLite with its one writer included.
 
 Where the database gives up (a serialization failure, a deadlock), the whole transaction is tried again: it was rolled
 back, so nothing is done twice.
+
+Also the managers and the model base that say how our rows are read and written: from the primary; once and never again.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +25,8 @@ from django.db.models import F
 from django.views.decorators.debug import sensitive_variables
 
 from . import errors
+
+logger = logging.getLogger("platform_auth")
 
 ATTEMPTS = 4
 """The first and three more."""
@@ -89,16 +94,19 @@ def retried(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        for attempt in range(ATTEMPTS):
+        attempt = 1
+        while True:
             try:
                 return function(*args, **kwargs)
             except DatabaseError as error:
-                if not gave_up(error):
+                is_nested = any(each.in_atomic_block for each in connections.all(initialized_only=True))
+                if not gave_up(error) or is_nested:
                     raise
-                if any(each.in_atomic_block for each in connections.all(initialized_only=True)):
-                    raise
+                if attempt == ATTEMPTS:
+                    logger.exception("the database gave up %s times on %r", ATTEMPTS, function)
+                    raise errors.ServiceUnavailable from error
             time.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311 - spreads callers, hides nothing
-        raise errors.ServiceUnavailable
+            attempt += 1
 
     return wrapper
 

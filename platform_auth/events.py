@@ -1,5 +1,9 @@
 """What happened: a row, a log record, a signal.
 
+The `reason` of a refused login: "credentials" (unknown, inactive, or a wrong password), "limited", "missing", "shape",
+"code", "recovery code" (what was wrong with the one-time password); behind a provider what `providers.identities` and
+`providers.flow` say, such as "allowed domains: another domain".
+
 Each event is one INSERT and one record of the logger `platform_auth`, with the facts in `record.event`. Nothing that
 opens anything is written: no password, code, token, link; control characters become U+FFFD, so nobody writes lines of
 their own into a log.

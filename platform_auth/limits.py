@@ -29,6 +29,7 @@ from django.core.cache.backends.base import BaseCache
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, router, transaction
 from django.db.models import F
 from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
 
 from . import db, errors
 from .caller import Caller
@@ -136,7 +137,7 @@ def allows_password_mail(email: str) -> bool:
 
 
 def otp_wait(user: Any) -> float:
-    """Return for how many seconds no further one-time password of a user is looked at; 0: one is.
+    """Return the seconds until another one-time password of a user may be checked; 0 if now.
 
     Until both limits have room again. Whoever checks a code holds its factor's row from this question to
     `add_wrong_otp`, so that parallel guesses see each other.
@@ -259,6 +260,7 @@ def _account(email: str) -> str:
     return unicodedata.normalize("NFKC", email).casefold()
 
 
+@sensitive_variables()
 def _digest(subject: str) -> str:
     key = derive_key(conf.django_secrets[0], label="limits")
     return hmac.digest(key, subject.encode(errors="surrogatepass"), hashlib.sha256).hex()[:32]

@@ -21,6 +21,7 @@ class SealBroken(ImproperlyConfigured):
     """A sealed secret does not open: its key is gone from the settings, or it was altered or moved."""
 
 
+@sensitive_variables()
 def _fernet(purpose: str) -> MultiFernet:
     keys = [derive_key(secret, label=f"seal:{purpose}") for secret in conf.ENCRYPTION_KEYS]
     return MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in keys])
@@ -52,6 +53,7 @@ def reseal(purpose: str, sealed: str) -> str:
     return seal(purpose, unseal(purpose, sealed))
 
 
+@sensitive_variables()
 def is_current(purpose: str, sealed: str) -> bool:
     """Return whether a secret is sealed under the newest key."""
     key = derive_key(conf.ENCRYPTION_KEYS[0], label=f"seal:{purpose}")

@@ -43,9 +43,6 @@ class Kind(NamedTuple):
     optional_claims: frozenset[str] = frozenset()
 
 
-ACCESS = Kind("access", "at+jwt", frozenset({"sid", "amr", "auth_time"}), frozenset({"tfa_required"}))
-PASSWORD_RESET = Kind("password_reset", "password-reset+jwt", frozenset())
-
 # PyJWT takes padding too; one token has one spelling here (RFC 7515, 2).
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _COMMON_CLAIMS = frozenset({"sub", "jti", "iss", "aud", "iat", "exp", "token_type"})

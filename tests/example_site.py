@@ -54,7 +54,9 @@ PASSWORDS = {
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
     """Return an environment for the example whose files are in a folder, free of the settings of the tests."""
-    kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    # The latter while a browser runs: see tests/chromium.py.
+    foreign = ("DJANGO_SETTINGS_MODULE", "DJANGO_ALLOW_ASYNC_UNSAFE")
+    kept = {name: value for name, value in os.environ.items() if name not in foreign}
     own = {
         "DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}",
         "EMAIL_FILE_PATH": str(folder / "outbox"),
@@ -110,8 +112,9 @@ def _is_served(url: str, process: subprocess.Popen[bytes]) -> bool:
     until = time.monotonic() + STARTS_WITHIN
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(requests.ConnectionError):
-            requests.get(url, timeout=60)
-            return True
+            # Another process may have taken the port, and answer there.
+            if "public" in requests.get(f"{url}/auth/oauth", timeout=60).text:
+                return True
         time.sleep(0.1)
     return False
 

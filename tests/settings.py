@@ -1,4 +1,4 @@
-"""The host project of the tests. The environment chooses the variant; see the matrix in tox.ini.
+"""The host project of the tests. The environment chooses the variant; see TEST_MATRIX in tests/run.sh.
 
 TEST_DATABASE    sqlite (default), postgres, mariadb; an address in TEST_DATABASE_HOST
 TEST_USER_MODEL  email (default: UUID key, e-mail only), default (Django's own)

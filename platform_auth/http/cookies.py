@@ -41,12 +41,10 @@ class Presented(NamedTuple):
 
 @sensitive_variables()
 def set_cookies(request: HttpRequest, response: HttpResponseBase, grant: Grant) -> None:
-    """Set the cookies of a grant's mode: none, the refresh token's, or both.
+    """Set the cookies of a grant whose mode is not json: the refresh token's, or both.
 
     An access cookie of the session that this one replaces would refuse all that is public: it is cleared.
     """
-    if grant.mode == Mode.JSON:
-        return
     max_age = max(0, math.ceil((grant.session.expires_at - timezone.now()).total_seconds()))
     _set_cookie(response, conf.cookie_name("refresh"), grant.refresh_token, max_age)
     if grant.mode == Mode.SESSION:

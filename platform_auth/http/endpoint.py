@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import got_request_exception
 from django.db import connections, transaction
 from django.http import HttpRequest
@@ -47,7 +48,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Operation:
-    """Says of a view's method, as its decorator, what it takes, gives and refuses.
+    """Declare what a view's method takes, gives and refuses. Used as its decorator.
 
     `takes` is the shape of the body, or for GET of the query: a class, since each request needs an instance with errors
     of its own. `gives` is the shape of the answer's `data`, `extra` is what else the body holds; without both the
@@ -71,7 +72,7 @@ class Edge(View):
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
-        """Return the view outside of ATOMIC_REQUESTS, which would take back a revocation with the refusal for it."""
+        """Exempt the view from ATOMIC_REQUESTS: a rollback would undo the revocation that the response reports."""
         view = super().as_view(**initkwargs)
         for alias in connections:
             view = transaction.non_atomic_requests(using=alias)(view)
@@ -87,7 +88,7 @@ class Edge(View):
         raise NotImplementedError
 
     def answer_to(self, exc: Exception) -> Any:
-        """Answer an exception as the refusal that it stands for; report a broken program to Django."""
+        """Turn an exception into a response; report unexpected ones to Django."""
         error = errors.translate(exc)
         if error is None:
             error = errors.InternalServerError()
@@ -195,7 +196,10 @@ class ApiView(Edge, APIView):
     def read(self) -> dict[str, Any]:
         """Return the validated fields of what the operation takes."""
         shape = self.operation.takes
-        assert shape is not None, "the operation takes nothing"
+        if shape is None:
+            raise ImproperlyConfigured(
+                f"The operation of {type(self).__name__} says nothing of what it takes."
+            )
         if self.request.method in ("GET", "HEAD"):
             return shapes.read_query(self.http_request, shape)
         return shapes.validate(dict(self.request.data), shape)

@@ -5,8 +5,8 @@ login has to pass stands in `log_in` and `sessions.open`, once: the account is a
 second factor is shown where there is one, the policy is judged; the one-time password, the session and the event are
 one transaction.
 
-The limits count before a password is looked at, the one-time password is looked at only after the password was right,
-and one answer stands for every reason why a password did not do (ASVS 6.3.8).
+Limits are counted before the password is checked, and the one-time password only after it. Every failed password gets
+the same response (ASVS 6.3.8).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ AXES_RETRY_AFTER = 60
 
 
 class Evidence(NamedTuple):
-    """Who has shown who they are, and how; what a session is opened on.
+    """Proof of who is logging in; what a session is opened on.
 
     `amr`: by which methods (RFC 8176), without the one-time password. `otp`: the one-time password that is to be
     spent. `factor_satisfied`: a second factor that is not ours was shown. What must still hold when the session is
-    written: `confirm` tells whether a fresh copy of the user still is what was verified; `once` raises where this
-    evidence was used before. `email`: as typed, if it was. `attempt`: what the login took of its limits.
+    written: `still_holds` tells whether a fresh copy of the user is what was verified; `claim` raises where
+    this evidence was used before. `email`: as typed, if it was. `attempt`: what the login took of its limits.
     """
 
     user: Any
@@ -41,8 +41,8 @@ class Evidence(NamedTuple):
     provider: str = ""
     otp: str | None = None
     factor_satisfied: bool = False
-    confirm: Callable[[Any], bool] | None = None
-    once: Callable[[], None] | None = None
+    still_holds: Callable[[Any], bool] | None = None
+    claim: Callable[[], None] | None = None
     email: str = ""
     attempt: limits.LoginAttempt | None = None
 
@@ -72,7 +72,7 @@ def with_password(
             otp=otp,
             # Not `fresh.check_password`: it writes an upgraded hash without looking whether the password was changed
             # meanwhile, and so could bring the old one back.
-            confirm=lambda fresh: check_password(password, fresh.password),
+            still_holds=lambda fresh: check_password(password, fresh.password),
             email=email,
             attempt=attempt,
         )
@@ -97,12 +97,16 @@ def log_in(
             provider=evidence.provider,
             otp=evidence.otp,
             factor_satisfied=evidence.factor_satisfied,
-            confirm=evidence.confirm,
-            once=evidence.once,
+            still_holds=evidence.still_holds,
+            claim=evidence.claim,
             replacing=replacing,
         )
     except (errors.InvalidOTP, errors.RequestsExceeded) as refusal:
         _report_refusal(evidence, refusal, request)
+        raise
+    except errors.InvalidCredentials:
+        if not evidence.provider:
+            _record_failure(request, evidence.email, "credentials")
         raise
     if evidence.attempt is not None:
         limits.give_back_login(evidence.attempt)

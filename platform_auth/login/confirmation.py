@@ -1,4 +1,4 @@
-"""A signed-in user shows again who they are, before what a stolen access token alone must not do (ASVS 7.5.1)."""
+"""Ask a signed-in user to confirm their identity before a sensitive change (ASVS 7.5.1)."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ account that exists does not slow down the very answer that must not tell."""
 RETRIES_AFTER = (2, 15, 60, 300, 900)
 """Seconds until each further attempt."""
 MAX_WAITING = 10_000
-"""Jobs that wait in one process; what comes on top is logged and dropped."""
+"""How many jobs may wait in one process; further ones are logged and dropped."""
 FINISHES_WITHIN = 20.0
 """Seconds that a process which exits gives to what still waits."""
 
@@ -70,7 +70,7 @@ def job(function: Job) -> Job:
 
 
 def hand_over(function: Job, **arguments: Any) -> None:
-    """Run a job off the request, once the caller's transaction has committed. Never raises.
+    """Run a job off the request, once the caller's transaction has committed; "inline" at once. Never raises.
 
     `arguments` are JSON values without secrets: a task queue may keep them.
     """

@@ -270,9 +270,10 @@ def _set_by_token(token: PasswordResetToken, hashed: str, *, who: Caller) -> Non
     """Spend a token, set the password and record it, or nothing. Of many callers one passes. Raises InvalidToken."""
     user = token.user
     if not _replace_password(user, hashed):
+        # Without the user, who may be the one that is gone.
         raise reset_tokens.Dead
     if not PasswordResetToken.objects.filter(pk=token.pk).delete()[0]:
-        raise reset_tokens.Dead
+        raise reset_tokens.Dead(user=user)
     PasswordResetToken.objects.filter(user_id=user.pk).delete()
     sessions.revoke_all(user)
     events.record(AuthEvent.Kind.PASSWORD_RESET, user=user, who=who)

@@ -22,6 +22,7 @@ from ..caller import NOBODY, Caller
 from ..conf import conf, derive_key
 from ..models import PasswordResetToken
 
+PASSWORD_RESET = signed_tokens.Kind("password_reset", "password-reset+jwt", frozenset())
 LIVE_AT_ONCE = 3
 """How many links of one user are good at the same time: the newest."""
 
@@ -37,6 +38,7 @@ class Dead(errors.InvalidToken):
         self.user = user
 
 
+@sensitive_variables()
 @db.in_transaction
 def issue(user: Any, *, who: Caller = NOBODY, token_id: uuid.UUID | str | None = None) -> PasswordResetToken:
     """Make a row for a new link and delete those that it supersedes, or neither.
@@ -69,7 +71,7 @@ def issue(user: Any, *, who: Caller = NOBODY, token_id: uuid.UUID | str | None =
 def sign(token: PasswordResetToken) -> str:
     """Return the JWT of a row: the only moment at which it exists."""
     return signed_tokens.sign(
-        signed_tokens.PASSWORD_RESET,
+        PASSWORD_RESET,
         {"sub": str(token.user_id), "jti": str(token.pk)},
         now=token.created_at,
         lifetime=token.expires_at - token.created_at,
@@ -79,7 +81,7 @@ def sign(token: PasswordResetToken) -> str:
 @sensitive_variables()
 def read(raw_token: str) -> PasswordResetToken:
     """Return the row of a token, joined with its user; spend nothing. Raises TokenExpired, InvalidToken."""
-    claims = signed_tokens.verify(signed_tokens.PASSWORD_RESET, raw_token)
+    claims = signed_tokens.verify(PASSWORD_RESET, raw_token)
     try:
         token_id = uuid.UUID(claims["jti"])
     except ValueError:
@@ -110,6 +112,7 @@ def is_good(token: PasswordResetToken, *, now: datetime) -> bool:
     )
 
 
+@sensitive_variables()
 def _fingerprints(user: Any) -> list[str]:
     """Return the HMAC over a user's address and password hash, under each SECRET_KEY, newest first."""
     address = getattr(user, user.get_email_field_name()) or ""

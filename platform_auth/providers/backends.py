@@ -1,4 +1,4 @@
-"""The kinds of providers: python-social-auth's backends, closed where they are open.
+"""Provider backends: python-social-auth's, with stricter checks.
 
 RowBackend              every kind: from a row, PKCE S256, our transport, an account instead of a pipeline
     OpenIDConnect       any issuer by discovery
@@ -6,7 +6,7 @@ RowBackend              every kind: from a row, PKCE S256, our transport, an acc
     GitHub, Facebook, Discord
     PlainOAuth2         any server by its three URLs
 
-What python-social-auth leaves open and is closed here: the issuer of a discovery document and of an authorization
+Checks added to python-social-auth's: the issuer of a discovery document and of an authorization
 response (RFC 9207), a UserInfo without `sub` or of another issuer or client, times that are texts, EdDSA with
 `at_hash`, algorithms beside RS256, the encoding of the URL that a flow starts at, caches that are shared by rows of
 one class.
@@ -111,7 +111,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
         return []
 
     def check_configuration(self) -> None:
-        """Refuse a row that cannot work: its URLs. Raises http.Refused."""
+        """Refuse a row that cannot work: its URLs. Raises outbound.Refused."""
         for url in (self.authorization_url(), self.access_token_url(), *self.further_urls):
             outbound.check_url(url)
 

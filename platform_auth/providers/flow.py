@@ -91,8 +91,8 @@ def url_at_home(host: str, path: str) -> str:
     The cookie of a flow is the host's that sets it, so the start must be where the callback will be.
     """
     home = redirects.origin_of(redirects.public_url()) or ""
-    scheme, _, own = home.partition("://")
-    is_home = host.lower().removesuffix({"http": ":80", "https": ":443"}[scheme]) == own
+    scheme, _mark, own = home.partition("://")
+    is_home = host.lower().removesuffix({"http": ":80", "https": ":443"}.get(scheme, "")) == own
     return "" if is_home else f"{home}{path}"
 
 
@@ -228,7 +228,7 @@ def finish(
         (provider.key,),
         provider=provider.key,
         otp=otp,
-        once=functools.partial(_claim, pending),
+        claim=functools.partial(_claim, pending),
     )
     return login.log_in(evidence, mode=mode, replacing=replacing, request=request)
 

@@ -29,7 +29,7 @@ from .backends import ProviderAccount
 
 
 class Explained:
-    """What a refusal has whose `reason` is for the event and not for the client."""
+    """Mixin for errors whose reason is recorded but never sent to the client."""
 
     def __init__(self, reason: str) -> None:
         super().__init__()
@@ -46,6 +46,7 @@ def identify(provider: OAuthProvider, account: ProviderAccount, *, request: Http
     Raises Unclaimed, or InvalidCredentials for an account that is not active.
     """
     _check_domain(provider, account)
+    # Once more: another request may have linked this account between the look-up and the refusal.
     for is_last in (False, True):
         identity = _find(provider, account)
         if identity is not None:
@@ -236,8 +237,9 @@ def _empty(user: Any) -> None:
     """
     user.set_unusable_password()
     db.lock(user, password=user.password)
-    OAuthIdentity.objects.filter(user_id=user.pk).delete()
+    # Sessions first: a link that one of them is making holds its row, so this waits for it and the next line sees it.
     sessions.revoke_all(user)
+    OAuthIdentity.objects.filter(user_id=user.pk).delete()
 
 
 def _create(provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest) -> OAuthIdentity:

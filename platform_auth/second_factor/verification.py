@@ -1,9 +1,9 @@
 """The second factor of a user: is there one, must there be one, is this one-time password right.
 
-`verify` is reached only by who has passed the password: nobody else can drive its limit (10 wrong codes in 15 minutes,
-35 in 24 hours, in place of django-otp's throttle, whose delay doubles without an end). A recovery code does not wait
-for that limit: its 80 random bits need none. For the same reason it is kept as a plain SHA-256: there is nothing to
-guess that a slow hash would slow down.
+`verify` is called only for someone who has passed the password or the provider, or is signed in: nobody else can use
+up its limit (10 wrong codes in 15 minutes, 35 in 24 hours, in place of django-otp's throttle, whose delay doubles
+without an end). A recovery code does not wait for that limit: its 80 random bits need none. For the same reason it is
+kept as a plain SHA-256: there is nothing to guess that a slow hash would slow down.
 
 What spends a code runs in the caller's transaction (`db.in_transaction`): if what the code was shown for fails, the
 code is not spent. A refusal keeps its count and its event all the same (`errors.PlatformAuthError.keeps_changes`).
@@ -18,7 +18,7 @@ import re
 import secrets
 from typing import Any, NoReturn
 
-from django.db import DatabaseError
+from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
@@ -60,7 +60,7 @@ def recovery_codes_left(user: Any) -> int:
 
 @sensitive_variables()
 def verify(user: Any, otp: str | None, *, who: Caller = NOBODY) -> None:
-    """Spend a one-time password, or a recovery code, of a user whose password was right. Within a transaction.
+    """Spend a one-time password, or a recovery code, of a user. Within a transaction.
 
     Raises InvalidOTP or RequestsExceeded. Only six digits count as an attempt: nothing, or what is neither a
     code nor a recovery code, is refused without.
@@ -100,7 +100,7 @@ def may_try(user: Any) -> bool:
 def verify_elsewhere(factor: TOTPFactor, otp: str) -> bool:
     """Spend a one-time password that comes through django-otp (its admin site's form, a host's view), counted alike.
 
-    django-otp does not say who asks: it is whoever sent the request under way.
+    django-otp doesn't pass the request, so the caller is taken from the current one.
     """
     try:
         _spend_elsewhere(factor, otp)
@@ -145,7 +145,7 @@ def _spend_elsewhere(factor: TOTPFactor, otp: str) -> None:
 
 @sensitive_variables()
 def _spend_recovery_code(user: Any, raw_code: str, who: Caller) -> None:
-    """Delete a recovery code: whoever deletes the row has spent it."""
+    """Delete a recovery code. Only the caller whose DELETE removed the row has used it."""
     if not RecoveryCode.objects.filter(user_id=user.pk, digest=_digest(user, raw_code)).delete()[0]:
         _refuse(user, who, "recovery code")
     events.record(AuthEvent.Kind.RECOVERY_CODE_USED, user=user, who=who)
@@ -167,13 +167,12 @@ def _refuse_over_limit(user: Any, who: Caller) -> None:
 def _refuse_wrong(user: Any, who: Caller, reason: str) -> NoReturn:
     limits.add_wrong_otp(user)
     try:
-        _refuse(user, who, reason)
-    except (errors.InvalidOTP, DatabaseError):
-        raise
-    except Exception:
         # A receiver of the host's that fails must not take the count back: guesses would be free.
+        with transaction.atomic(using=db.alias()):
+            events.record(AuthEvent.Kind.FACTOR_FAILED, user=user, who=who, reason=reason)
+    except Exception:
         logger.exception("a refused one-time password could not be recorded")
-        raise errors.InvalidOTP from None
+    raise errors.InvalidOTP
 
 
 def _refuse(user: Any, who: Caller, reason: str) -> NoReturn:

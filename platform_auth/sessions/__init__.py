@@ -66,17 +66,18 @@ def open(
     provider: str = "",
     otp: str | None = None,
     factor_satisfied: bool = False,
-    confirm: Callable[[Any], bool] | None = None,
-    once: Callable[[], None] | None = None,
+    still_holds: Callable[[Any], bool] | None = None,
+    claim: Callable[[], None] | None = None,
     replacing: str | None = None,
 ) -> Grant:
     """Open a session for a user who has shown who they are.
 
     `amr`: how (RFC 8176), with "otp" where a second factor was given. `otp`: a one-time password that is yet to be
     verified: it is spent with the session or not at all. `factor_satisfied`: a second factor that is not ours was
-    shown; no policy then asks this session for ours. `confirm`: tells whether a fresh copy of the user still has the
-    password that was verified. `once`: called in the transaction that opens the session; what it raises undoes all of
+    shown; no policy then asks this session for ours. `still_holds`: tells whether a fresh copy of the user has the
+    password that was verified. `claim`: called in the transaction that opens the session; what it raises undoes all of
     it. `replacing`: the refresh token of a session that this one replaces, which ends.
+    With `otp`, call it outside of a transaction of your own: a rollback would take back the count of a wrong code too.
     Raises InvalidOTP if the user has a second factor and it was neither given nor `factor_satisfied`;
     RequestsExceeded; InvalidCredentials if the password changed, or the user was deactivated, meanwhile.
     """
@@ -91,13 +92,13 @@ def open(
                 provider=provider,
                 otp=otp,
                 factor_satisfied=factor_satisfied,
-                once=once,
+                claim=claim,
                 replacing=tokens.parse_refresh_token(replacing) if replacing else None,
             )
             break
         except _Changed:
-            fresh = user.__class__._base_manager.filter(pk=user.pk).first()
-            if fresh is None or not fresh.is_active or confirm is None or not confirm(fresh):
+            fresh = user.__class__._base_manager.using(db.alias()).filter(pk=user.pk).first()
+            if fresh is None or not fresh.is_active or still_holds is None or not still_holds(fresh):
                 break
             user.password = fresh.password
     if opened is None:
@@ -203,7 +204,7 @@ def _open(
     provider: str,
     otp: str | None,
     factor_satisfied: bool,
-    once: Callable[[], None] | None,
+    claim: Callable[[], None] | None,
     replacing: RefreshToken | None,
 ) -> tuple[Grant, RefreshSession | None]:
     """Spend the one-time password, insert the session and its event, delete the replaced one: all or nothing.
@@ -219,8 +220,8 @@ def _open(
             raise errors.InvalidOTP
         verification.verify(user, otp, who=who)
         amr = (*amr, "otp")
-    if once is not None:
-        once()
+    if claim is not None:
+        claim()
     now = timezone.now()
     token = tokens.new_refresh_token(uuid.uuid4())
     session = RefreshSession(

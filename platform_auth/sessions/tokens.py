@@ -28,6 +28,11 @@ from .. import errors, signed_tokens
 from ..conf import conf
 from ..models import RefreshSession
 
+ACCESS = signed_tokens.Kind(
+    "access", "at+jwt", frozenset({"sid", "amr", "auth_time"}), frozenset({"tfa_required"})
+)
+"""An access token, with the claims that `issue_access_token` gives it."""
+
 KEY_BYTES = 16
 SECRET_BYTES = 32
 SALT_BYTES = 16
@@ -58,7 +63,7 @@ def issue_access_token(session: RefreshSession, *, now: datetime) -> tuple[str, 
         **({"tfa_required": True} if session.tfa_required else {}),
     }
     lifetime = expires_at - now
-    token = signed_tokens.sign(signed_tokens.ACCESS, claims, now=now, lifetime=lifetime)
+    token = signed_tokens.sign(ACCESS, claims, now=now, lifetime=lifetime)
     return token, int(expires_at.timestamp()) - int(now.timestamp())
 
 
@@ -66,7 +71,7 @@ def issue_access_token(session: RefreshSession, *, now: datetime) -> tuple[str, 
 def verify_access_token(raw_token: str) -> Claims:
     """Return what an access token says. Raises TokenExpired or InvalidToken, with the challenge of RFC 6750."""
     try:
-        claims = signed_tokens.verify(signed_tokens.ACCESS, raw_token)
+        claims = signed_tokens.verify(ACCESS, raw_token)
         return Claims(
             claims["sub"],
             uuid.UUID(claims["sid"]),
@@ -105,6 +110,7 @@ class RefreshToken(NamedTuple):
         return RefreshToken(self.key, hmac.digest(self.secret, _LABEL + bytes.fromhex(salt), "sha256"))
 
 
+@sensitive_variables()
 def new_refresh_token(key: uuid.UUID) -> RefreshToken:
     """Make the first token of a session from the operating system's random bytes."""
     return RefreshToken(key, secrets.token_bytes(SECRET_BYTES))
@@ -115,6 +121,7 @@ def new_salt() -> str:
     return secrets.token_hex(SALT_BYTES)
 
 
+@sensitive_variables()
 def parse_refresh_token(raw_token: str) -> RefreshToken | None:
     """Read the 64 characters of a token; None for any other string."""
     if not _SHAPE.fullmatch(raw_token):

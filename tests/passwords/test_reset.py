@@ -472,7 +472,7 @@ class TestToken:
         ]
         key = signed_tokens.keyring()
         kid, signing = next(iter(key)), next(iter(key.values())).signing
-        headers = {"kid": kid, "typ": signed_tokens.PASSWORD_RESET.typ}
+        headers = {"kid": kid, "typ": reset_tokens.PASSWORD_RESET.typ}
         for name in claims:
             less = {claim: value for claim, value in claims.items() if claim != name}
             forged.append(jwt.encode(less, signing, algorithm="HS256", headers=headers))

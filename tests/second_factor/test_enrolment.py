@@ -1012,7 +1012,7 @@ class TestNowhereInClear:
 
 
 class TestResetByAnAdmin:
-    """`mfa.reset_by_admin`: what the admin's action calls."""
+    """`enrolment.reset_by_admin`: what the admin's action calls."""
 
     def test_it_removes_everything_and_says_so(
         self, app: Authenticator, user: Any, rf: Any, mailoutbox: Any

@@ -27,6 +27,7 @@ from rest_framework_simplejwt import tokens as simplejwt
 
 from platform_auth import conf, errors, sessions, signed_tokens
 from platform_auth.models import RefreshSession
+from platform_auth.passwords import reset_tokens
 from platform_auth.sessions import tokens
 from tests.conftest import PASSWORD, Api, code_of
 
@@ -230,10 +231,10 @@ FORGERIES: dict[str, Forgery] = {
     "a blank inside": lambda g: f"{g.token} x",
     # Row 25: other kinds
     "a reset token of ours": lambda g: signed_tokens.sign(
-        signed_tokens.PASSWORD_RESET, {"sub": g.claims["sub"]}, now=timezone.now(), lifetime=timedelta(hours=1)
+        reset_tokens.PASSWORD_RESET, {"sub": g.claims["sub"]}, now=timezone.now(), lifetime=timedelta(hours=1)
     ),
     "a reset token with an access token's claims": lambda g: signed_tokens.sign(
-        signed_tokens.PASSWORD_RESET,
+        reset_tokens.PASSWORD_RESET,
         {name: g.claims[name] for name in ("sub", "sid", "amr", "auth_time")},
         now=timezone.now(),
         lifetime=timedelta(hours=1),
@@ -625,7 +626,7 @@ class TestKindsAreNotInterchangeable:
     @pytest.fixture
     def tokens(self, signed_in: Api, user: Any) -> dict[str, str]:
         reset = signed_tokens.sign(
-            signed_tokens.PASSWORD_RESET,
+            reset_tokens.PASSWORD_RESET,
             {"sub": str(user.pk), "jti": str(uuid.uuid4())},
             now=timezone.now(),
             lifetime=timedelta(hours=1),

@@ -12,6 +12,7 @@ from rest_framework.test import APIRequestFactory
 
 from platform_auth import errors, sessions, signed_tokens
 from platform_auth.authentication import StatelessAccessTokenAuthentication
+from platform_auth.sessions import tokens
 from tests.conftest import PASSWORD, Api, code_of
 from tests.test_budgets import statements
 
@@ -76,7 +77,7 @@ class TestWithoutALookUp:
 
     def test_a_subject_that_is_no_key_is_401(self, api: Api, db: None) -> None:
         token = signed_tokens.sign(
-            signed_tokens.ACCESS,
+            tokens.ACCESS,
             {"sub": "no key", "sid": "00000000-0000-4000-8000-000000000000", "amr": [], "auth_time": 1},
             now=timezone.now(),
             lifetime=timedelta(minutes=1),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -93,6 +95,8 @@ class Command(BaseCommand):
                 )
             )
             self.stdout.write(f"The demo is ready after {time.time() - began:.1f} s.\n\n")
+            # runserver leaves SIGTERM as it is, which ends a process on the spot: this one first sends what waits.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
             call_command("runserver", f"localhost:{port}", use_reloader=False)
 
 
