@@ -143,26 +143,18 @@ class RowBackend(BaseOAuth2PKCE[str]):
         url: str,
         *,
         method: str = "GET",
-        headers: Mapping[str, str | bytes] | None = None,
-        data: dict[str, Any] | None = None,
-        json: Any = None,
-        auth: tuple[str, str] | None = None,
-        params: dict[str, Any] | None = None,
-        timeout: float | None = None,
         stage: Any = "user_info",
+        json: None = None,
+        timeout: None = None,
+        **content: Any,
     ) -> requests.Response:
-        """Send a request by our transport. Raises the errors that python-social-auth's own would."""
+        """Send a request by our transport. Raises the errors that python-social-auth's own would.
+
+        `content`: what `outbound.send` takes. None of these kinds sends JSON, and the budget is the time limit.
+        """
         try:
-            response = outbound.send(
-                method,
-                url,
-                deadline=self.strategy.budget.next_deadline(),  # type: ignore[attr-defined]
-                headers=headers,
-                data=data,
-                json=json,
-                auth=auth,
-                params=params,
-            )
+            deadline = self.strategy.budget.next_deadline()  # type: ignore[attr-defined]
+            response = outbound.send(method, url, deadline=deadline, **content)
         except outbound.Unreachable as error:
             raise AuthProviderError(self, str(error), code="connection_failed", stage=stage) from None
         if 200 <= response.status_code < 300:
