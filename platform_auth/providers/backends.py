@@ -255,7 +255,7 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
         return self.strategy.random_string(64)
 
     def get_nonce(self, nonce: str) -> Any:
-        return strategy.KeptNonce(self._oauth2_transaction) if self._oauth2_transaction else None
+        return strategy.KeptNonce(self._oauth2_transaction["state"]) if self._oauth2_transaction else None
 
     def remove_nonce(self, nonce_id: object) -> None:
         self._oauth2_transaction = None
