@@ -17,8 +17,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import unquote_plus, urlencode
 
 import jwt
@@ -74,6 +74,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
     STATE_PARAMETER = True
     DEFAULT_USE_PKCE = True
     DRIVER = "oauth2"
+    ISSUER = ""
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
     @property
     def issuer(self) -> str:
         """The issuer that this provider has to name; "" where it has none."""
-        return self.provider.issuer
+        return self.ISSUER or self.provider.issuer
 
     @property
     def transaction(self) -> dict[str, Any]:
@@ -104,13 +105,13 @@ class RowBackend(BaseOAuth2PKCE[str]):
         return transaction  # type: ignore[no-any-return]
 
     @property
-    def further_urls(self) -> list[str]:
-        """The URLs beside authorization and token endpoint that the row names."""
-        return []
+    def urls(self) -> list[str]:
+        """What a flow visits: authorization and token endpoint, and whatever else the row names."""
+        return [self.authorization_url(), self.access_token_url()]
 
     def check_configuration(self) -> None:
         """Refuse a row that cannot work: its URLs. Raises http.Refused."""
-        for url in (self.authorization_url(), self.access_token_url(), *self.further_urls):
+        for url in self.urls:
             outbound.check_url(url)
 
     def check_response_issuer(self, issuer: str | None) -> None:
@@ -182,11 +183,15 @@ class RowBackend(BaseOAuth2PKCE[str]):
     def account(self, profile: dict[str, Any]) -> ProviderAccount:
         """Read who it is out of a profile. Raises AuthResponseError."""
         return self._account(
-            issuer="", subject=profile.get("id"), email=profile.get("email"), email_verified=False
+            subject=profile.get("id"), email=profile.get("email"), email_verified=self.is_verified(profile)
         )
 
+    def is_verified(self, claims: Mapping[str, Any]) -> bool:
+        """Return whether an answer vouches for the address in it; here none does."""
+        return False
+
     def _account(
-        self, *, issuer: str, subject: object, email: object, email_verified: object
+        self, *, issuer: str = "", subject: object, email: object, email_verified: object
     ) -> ProviderAccount:
         if isinstance(subject, int) and not isinstance(subject, bool):
             subject = str(subject)
@@ -200,22 +205,14 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
     """Any issuer by its discovery document (OpenID Connect Core and Discovery 1.0)."""
 
     DRIVER = "openid"
-    ISSUER = ""
     REQUIRES_NONCE = True
-
-    userinfo: dict[str, Any]
-
-    @property
-    def issuer(self) -> str:
-        return self.ISSUER or self.provider.issuer
 
     def oidc_config_url(self) -> str:
         return f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
 
     def oidc_config(self) -> dict[str, Any]:
         """Return the discovery document of this row, judged. Raises AuthProviderError, AuthResponseError."""
-        document: dict[str, Any] = _documents.get(self.provider, self.discover)
-        return document
+        return _documents.get(self.provider, self.discover)
 
     def discover(self) -> dict[str, Any]:
         """Fetch the discovery document anew."""
@@ -234,8 +231,7 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
         return document
 
     def get_jwks_keys(self) -> list[dict[str, Any]]:
-        keys: list[dict[str, Any]] = _keys.get(self.provider, self.get_remote_jwks_keys)
-        return keys
+        return _keys.get(self.provider, self.get_remote_jwks_keys)
 
     def check_response_issuer(self, issuer: str | None) -> None:
         advertised = self.oidc_config().get("authorization_response_iss_parameter_supported") is True
@@ -333,7 +329,8 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
         # It need not name them (5.3.2 again: signed answers do); what it names must be ours.
         if userinfo.get("iss", self.issuer) != self.issuer:
             raise AuthResponseError(self, claim="iss", code="invalid_claim", stage="user_info")
-        if not _is_for(self.provider.client_id, userinfo.get("aud", self.provider.client_id)):
+        audience = userinfo.get("aud", self.provider.client_id)
+        if self.provider.client_id not in (audience if isinstance(audience, list) else [audience]):
             raise AuthResponseError(self, claim="aud", code="invalid_claim", stage="user_info")
         return userinfo
 
@@ -443,13 +440,8 @@ class GitHub(RowBackend, GithubOAuth2[str]):
         entry = primary[0] if primary else {}
         return {"id": profile.get("id"), "email": entry.get("email"), "email_verified": entry.get("verified")}
 
-    def account(self, profile: dict[str, Any]) -> ProviderAccount:
-        return self._account(
-            issuer="",
-            subject=profile["id"],
-            email=profile["email"],
-            email_verified=profile["email_verified"],
-        )
+    def is_verified(self, claims: Mapping[str, Any]) -> bool:
+        return claims["email_verified"] is True
 
 
 class Facebook(RowBackend, FacebookOAuth2[str]):
@@ -479,13 +471,8 @@ class Discord(RowBackend, DiscordOAuth2[str]):
     def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
         return self.get_json(self.USERINFO_URL, headers={"Authorization": f"Bearer {access_token}"})
 
-    def account(self, profile: dict[str, Any]) -> ProviderAccount:
-        return self._account(
-            issuer="",
-            subject=profile.get("id"),
-            email=profile.get("email"),
-            email_verified=profile.get("verified"),
-        )
+    def is_verified(self, claims: Mapping[str, Any]) -> bool:
+        return claims.get("verified") is True
 
 
 class PlainOAuth2(RowBackend):
@@ -498,8 +485,8 @@ class PlainOAuth2(RowBackend):
         return self.provider.token_url
 
     @property
-    def further_urls(self) -> list[str]:
-        return [self.provider.userinfo_url]
+    def urls(self) -> list[str]:
+        return [*super().urls, self.provider.userinfo_url]
 
     def use_basic_auth(self) -> bool:
         is_basic = self.provider.client_authentication == OAuthProvider.ClientAuthentication.BASIC
@@ -511,7 +498,6 @@ class PlainOAuth2(RowBackend):
 
     def account(self, profile: dict[str, Any]) -> ProviderAccount:
         return self._account(
-            issuer="",
             subject=_field(profile, self.provider.id_field),
             email=_field(profile, self.provider.email_field),
             email_verified=_field(profile, self.provider.email_verified_field),
@@ -625,10 +611,6 @@ def _is_oauth_error(response: requests.Response) -> bool:
     return isinstance(document, dict) and bool(document.get("error"))
 
 
-def _is_for(client_id: str, audience: object) -> bool:
-    return audience == client_id or (isinstance(audience, list) and client_id in audience)
-
-
 def _field(profile: Mapping[str, Any], path: str) -> Any:
     value: Any = profile
     for name in path.split("."):
@@ -636,7 +618,10 @@ def _field(profile: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-class _Cache:
+T = TypeVar("T")
+
+
+class _Cache(Generic[T]):
     """What was fetched for a row, by its id, so that rows share nothing; fetched anew where the row has changed.
 
     By the time of the change and by what it decides: an update by a queryset leaves the time as it is.
@@ -646,9 +631,9 @@ class _Cache:
     """Seconds for which what was just fetched is not fetched again."""
 
     def __init__(self) -> None:
-        self._kept: dict[Any, tuple[Any, float, Any]] = {}
+        self._kept: dict[Any, tuple[Any, float, T]] = {}
 
-    def get(self, provider: OAuthProvider, fetch: Any) -> Any:
+    def get(self, provider: OAuthProvider, fetch: Callable[[], T]) -> T:
         row = (provider.updated_at, config_of(provider))
         kept = self._kept.get(provider.pk)
         if kept and kept[0] == row and 0 <= time.time() - kept[1] < CACHED_FOR:
@@ -666,5 +651,5 @@ class _Cache:
         return True
 
 
-_documents = _Cache()
-_keys = _Cache()
+_documents = _Cache[dict[str, Any]]()
+_keys = _Cache[list[dict[str, Any]]]()
