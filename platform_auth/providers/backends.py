@@ -1,6 +1,6 @@
 """Provider backends: python-social-auth's, with stricter checks.
 
-RowBackend              every kind: from a row, PKCE S256, our transport, an account instead of a pipeline
+RowBackend              every kind: from a row, PKCE S256, through `outbound`, an account instead of a pipeline
     OpenIDConnect       any issuer by discovery
         Google, Microsoft, GitLab, Apple, LinkedIn, Slack
     GitHub, Facebook, Discord
@@ -17,8 +17,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import unquote_plus, urlencode
 
 import jwt
@@ -74,6 +74,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
     STATE_PARAMETER = True
     DEFAULT_USE_PKCE = True
     DRIVER = "oauth2"
+    ISSUER = ""
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
     @property
     def issuer(self) -> str:
         """The issuer that this provider has to name; "" where it has none."""
-        return self.provider.issuer
+        return self.ISSUER or self.provider.issuer
 
     @property
     def transaction(self) -> dict[str, Any]:
@@ -106,13 +107,13 @@ class RowBackend(BaseOAuth2PKCE[str]):
         return transaction  # type: ignore[no-any-return]
 
     @property
-    def further_urls(self) -> list[str]:
-        """The URLs beside authorization and token endpoint that the row names."""
-        return []
+    def urls(self) -> list[str]:
+        """What a flow visits: authorization and token endpoint, and whatever else the row names."""
+        return [self.authorization_url(), self.access_token_url()]
 
     def check_configuration(self) -> None:
         """Refuse a row that cannot work: its URLs. Raises outbound.Refused."""
-        for url in (self.authorization_url(), self.access_token_url(), *self.further_urls):
+        for url in self.urls:
             outbound.check_url(url)
 
     def check_response_issuer(self, issuer: str | None) -> None:
@@ -145,27 +146,19 @@ class RowBackend(BaseOAuth2PKCE[str]):
         url: str,
         *,
         method: str = "GET",
-        headers: Mapping[str, str | bytes] | None = None,
-        data: dict[str, Any] | None = None,
-        json: Any = None,
-        auth: tuple[str, str] | None = None,
-        params: dict[str, Any] | None = None,
-        timeout: float | None = None,
         stage: Any = "user_info",
+        json: None = None,
+        timeout: None = None,
+        **content: Any,
     ) -> requests.Response:
-        """Send a request by our transport. Raises the errors that python-social-auth's own would."""
+        """Send a request through `outbound`. Raises the errors that python-social-auth's own would.
+
+        `content`: what `outbound.send` takes. None of these kinds sends JSON, and the budget is the time limit.
+        """
         self.stage = stage
         try:
-            response = outbound.send(
-                method,
-                url,
-                deadline=self.strategy.budget.next_deadline(),  # type: ignore[attr-defined]
-                headers=headers,
-                data=data,
-                json=json,
-                auth=auth,
-                params=params,
-            )
+            deadline = self.strategy.budget.next_deadline()  # type: ignore[attr-defined]
+            response = outbound.send(method, url, deadline=deadline, **content)
         except outbound.Unreachable as error:
             raise AuthProviderError(self, str(error), code="connection_failed", stage=stage) from None
         if 200 <= response.status_code < 300:
@@ -193,11 +186,15 @@ class RowBackend(BaseOAuth2PKCE[str]):
     def account(self, profile: dict[str, Any]) -> ProviderAccount:
         """Read who it is out of a profile. Raises AuthResponseError."""
         return self._account(
-            issuer="", subject=profile.get("id"), email=profile.get("email"), email_verified=False
+            subject=profile.get("id"), email=profile.get("email"), email_verified=self.is_verified(profile)
         )
 
+    def is_verified(self, claims: Mapping[str, Any]) -> bool:
+        """Return whether an answer vouches for the address in it; here none does."""
+        return False
+
     def _account(
-        self, *, issuer: str, subject: object, email: object, email_verified: object
+        self, *, issuer: str = "", subject: object, email: object, email_verified: object
     ) -> ProviderAccount:
         if isinstance(subject, int) and not isinstance(subject, bool):
             subject = str(subject)
@@ -211,22 +208,14 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
     """Any issuer by its discovery document (OpenID Connect Core and Discovery 1.0)."""
 
     DRIVER = "openid"
-    ISSUER = ""
     REQUIRES_NONCE = True
-
-    userinfo: dict[str, Any]
-
-    @property
-    def issuer(self) -> str:
-        return self.ISSUER or self.provider.issuer
 
     def oidc_config_url(self) -> str:
         return f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
 
     def oidc_config(self) -> dict[str, Any]:
         """Return the discovery document of this row, judged. Raises AuthProviderError, AuthResponseError."""
-        document: dict[str, Any] = _documents.get(self.provider, self.discover)
-        return document
+        return _documents.get(self.provider, self.discover)
 
     def discover(self) -> dict[str, Any]:
         """Fetch the discovery document anew."""
@@ -245,8 +234,7 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
         return document
 
     def get_jwks_keys(self) -> list[dict[str, Any]]:
-        keys: list[dict[str, Any]] = _keys.get(self.provider, self.get_remote_jwks_keys)
-        return keys
+        return _keys.get(self.provider, self.get_remote_jwks_keys)
 
     def check_response_issuer(self, issuer: str | None) -> None:
         advertised = self.oidc_config().get("authorization_response_iss_parameter_supported") is True
@@ -266,7 +254,7 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
         return self.strategy.random_string(64)
 
     def get_nonce(self, nonce: str) -> Any:
-        return strategy.KeptNonce(self._oauth2_transaction) if self._oauth2_transaction else None
+        return strategy.KeptNonce(self._oauth2_transaction["state"]) if self._oauth2_transaction else None
 
     def remove_nonce(self, nonce_id: object) -> None:
         self._oauth2_transaction = None
@@ -344,7 +332,8 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
         # It need not name them (5.3.2 again: signed answers do); what it names must be ours.
         if userinfo.get("iss", self.issuer) != self.issuer:
             raise AuthResponseError(self, claim="iss", code="invalid_claim", stage="user_info")
-        if not _is_for(self.provider.client_id, userinfo.get("aud", self.provider.client_id)):
+        audience = userinfo.get("aud", self.provider.client_id)
+        if self.provider.client_id not in (audience if isinstance(audience, list) else [audience]):
             raise AuthResponseError(self, claim="aud", code="invalid_claim", stage="user_info")
         return userinfo
 
@@ -454,13 +443,8 @@ class GitHub(RowBackend, GithubOAuth2[str]):
         entry = primary[0] if primary else {}
         return {"id": profile.get("id"), "email": entry.get("email"), "email_verified": entry.get("verified")}
 
-    def account(self, profile: dict[str, Any]) -> ProviderAccount:
-        return self._account(
-            issuer="",
-            subject=profile["id"],
-            email=profile["email"],
-            email_verified=profile["email_verified"],
-        )
+    def is_verified(self, claims: Mapping[str, Any]) -> bool:
+        return claims["email_verified"] is True
 
 
 class Facebook(RowBackend, FacebookOAuth2[str]):
@@ -490,13 +474,8 @@ class Discord(RowBackend, DiscordOAuth2[str]):
     def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
         return self.get_json(self.USERINFO_URL, headers={"Authorization": f"Bearer {access_token}"})
 
-    def account(self, profile: dict[str, Any]) -> ProviderAccount:
-        return self._account(
-            issuer="",
-            subject=profile.get("id"),
-            email=profile.get("email"),
-            email_verified=profile.get("verified"),
-        )
+    def is_verified(self, claims: Mapping[str, Any]) -> bool:
+        return claims.get("verified") is True
 
 
 class PlainOAuth2(RowBackend):
@@ -509,8 +488,8 @@ class PlainOAuth2(RowBackend):
         return self.provider.token_url
 
     @property
-    def further_urls(self) -> list[str]:
-        return [self.provider.userinfo_url]
+    def urls(self) -> list[str]:
+        return [*super().urls, self.provider.userinfo_url]
 
     def use_basic_auth(self) -> bool:
         is_basic = self.provider.client_authentication == OAuthProvider.ClientAuthentication.BASIC
@@ -522,7 +501,6 @@ class PlainOAuth2(RowBackend):
 
     def account(self, profile: dict[str, Any]) -> ProviderAccount:
         return self._account(
-            issuer="",
             subject=_field(profile, self.provider.id_field),
             email=_field(profile, self.provider.email_field),
             email_verified=_field(profile, self.provider.email_verified_field),
@@ -636,10 +614,6 @@ def _is_oauth_error(response: requests.Response) -> bool:
     return isinstance(document, dict) and bool(document.get("error"))
 
 
-def _is_for(client_id: str, audience: object) -> bool:
-    return audience == client_id or (isinstance(audience, list) and client_id in audience)
-
-
 def _field(profile: Mapping[str, Any], path: str) -> Any:
     value: Any = profile
     for name in path.split("."):
@@ -647,7 +621,10 @@ def _field(profile: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-class _Cache:
+T = TypeVar("T")
+
+
+class _Cache(Generic[T]):
     """What was fetched for a row, by its id, so that rows share nothing; fetched anew where the row has changed.
 
     By the time of the change and by what it decides: an update by a queryset leaves the time as it is.
@@ -657,9 +634,9 @@ class _Cache:
     """Seconds for which what was just fetched is not fetched again."""
 
     def __init__(self) -> None:
-        self._kept: dict[Any, tuple[Any, float, Any]] = {}
+        self._kept: dict[Any, tuple[Any, float, T]] = {}
 
-    def get(self, provider: OAuthProvider, fetch: Any) -> Any:
+    def get(self, provider: OAuthProvider, fetch: Callable[[], T]) -> T:
         row = (provider.updated_at, config_of(provider))
         kept = self._kept.get(provider.pk)
         if kept and kept[0] == row and 0 <= time.time() - kept[1] < CACHED_FOR:
@@ -677,5 +654,5 @@ class _Cache:
         return True
 
 
-_documents = _Cache()
-_keys = _Cache()
+_documents = _Cache[dict[str, Any]]()
+_keys = _Cache[list[dict[str, Any]]]()

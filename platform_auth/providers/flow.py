@@ -21,12 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, QueryDict
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
-from social_core.exceptions import (
-    AuthProviderError,
-    AuthResponseError,
-    AuthSessionError,
-    SocialAuthBaseException,
-)
+from social_core.exceptions import AuthSessionError, SocialAuthBaseException
 
 from .. import caller, errors, events, login, redirects, signals
 from ..conf import conf
@@ -45,8 +40,9 @@ PARAMETERS = ("code", "state", "iss", "error")
 RESERVED_KEYS = frozenset({"pwd", "otp", "mfa"})
 """What a provider cannot be called: in `amr` it would stand for something else."""
 
-_UNREACHABLE_CODES = frozenset({"connection_failed", "unavailable", "rate_limited"})
-"""Of python-social-auth: nobody answered; `error: server_error` or `temporarily_unavailable`; too many requests."""
+_UNUSABLE_CODES = frozenset({"connection_failed", "unavailable", "rate_limited", "malformed_response"})
+"""Of python-social-auth: nobody answered; `error: server_error` or `temporarily_unavailable`; too many requests; an
+answer that cannot be read."""
 
 
 class Begun(NamedTuple):
@@ -188,14 +184,19 @@ def complete(
             identities.link(provider, account, session_id=flow.link_session, request=request)
             return Outcome(redirect, rest)
         identity = identities.identify(provider, account, request=request)
-        return _open(
-            provider,
-            identity,
-            flow=flow,
-            outcome=Outcome(redirect, rest),
-            replacing=replacing,
-            request=request,
+        evidence = Evidence(
+            identity.user,
+            (provider.key,),
+            provider=provider.key,
+            factor_satisfied=conf.OAUTH_SATISFIES_MFA,
         )
+        replaces = None if flow.mode == Mode.JSON else replacing
+        try:
+            grant = login.log_in(evidence, mode=flow.mode, replacing=replaces, request=request)
+        except errors.InvalidOTP as missing:
+            waiting = flow_state.write_pending(Pending.of(identity.user, identity=identity.pk))
+            return Outcome(redirect, rest, refusal=missing, pending=waiting)
+        return Outcome(redirect, rest, grant=grant)
     except Exception as exception:
         refusal = errors.translate(exception)
         if refusal is None:
@@ -220,8 +221,11 @@ def finish(
     """
     provider = find(key)
     pending = flow_state.read_pending(cookie)
-    identity = _identity_of(pending, provider) if pending else None
-    if pending is None or identity is None or flow_state.is_claimed(pending.id):
+    if pending is None or flow_state.is_claimed(pending.id):
+        raise _nothing_waits()
+    rows = OAuthIdentity.objects.filter(pk=pending.identity, provider=provider)
+    identity = rows.select_related("user").first()
+    if identity is None or not pending.is_of(identity.user):
         raise _nothing_waits()
     evidence = Evidence(
         identity.user,
@@ -240,54 +244,17 @@ def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> 
     backend = backends.BACKENDS[provider.kind](provider, data=data, transaction=flow.transaction)
     try:
         backend.check_response_issuer(parameters.get("iss"))
-        if "error" in parameters or not data["code"]:
-            raise _Refused(None, "error" if "error" in parameters else "no code")
-        account = cast(ProviderAccount, backend.complete(user=None))
-    except AuthProviderError as error:
-        is_refusal = error.code not in _UNREACHABLE_CODES
-        raise _refused(error) if is_refusal else _unavailable(backend, error) from None
-    except AuthResponseError as error:
-        raise (
-            _unavailable(backend, error) if error.code == "malformed_response" else _refused(error)
-        ) from None
+        if "error" not in parameters and data["code"]:
+            return cast(ProviderAccount, backend.complete(user=None))
     except AuthSessionError:
         # The state again, and it had passed: a clock that went back.
         raise _over() from None
-    except SocialAuthBaseException as error:
-        raise _refused(error) from None
     except Exception as error:
         # What a provider answers is anything at all, and python-social-auth indexes into it.
+        if isinstance(error, SocialAuthBaseException) and error.code not in _UNUSABLE_CODES:
+            raise _ProviderRefused(_reason(error)) from None
         raise _unavailable(backend, error) from None
-    return account
-
-
-@sensitive_variables()
-def _open(
-    provider: OAuthProvider,
-    identity: OAuthIdentity,
-    *,
-    flow: Flow,
-    outcome: Outcome,
-    replacing: str | None,
-    request: HttpRequest,
-) -> Outcome:
-    try:
-        evidence = Evidence(
-            identity.user,
-            (provider.key,),
-            provider=provider.key,
-            factor_satisfied=conf.OAUTH_SATISFIES_MFA,
-        )
-        replaces = None if flow.mode == Mode.JSON else replacing
-        grant = login.log_in(evidence, mode=flow.mode, replacing=replaces, request=request)
-    except errors.InvalidOTP as refusal:
-        waiting = Pending.of(identity.user, identity=identity.pk)
-        return outcome._replace(refusal=refusal, pending=flow_state.write_pending(waiting))
-    return outcome._replace(grant=grant)
-
-
-class _Refused(SocialAuthBaseException):
-    """The provider or the user refused."""
+    raise _ProviderRefused("error" if "error" in parameters else "no code")
 
 
 class _ProviderRefused(identities.Explained, errors.InvalidCredentials):
@@ -296,10 +263,6 @@ class _ProviderRefused(identities.Explained, errors.InvalidCredentials):
 
 class _ProviderUnavailable(identities.Explained, errors.ServiceUnavailable):
     """No answer of the provider that can be read."""
-
-
-def _refused(error: SocialAuthBaseException) -> _ProviderRefused:
-    return _ProviderRefused(_reason(error))
 
 
 def _unavailable(backend: backends.RowBackend, error: Exception) -> _ProviderUnavailable:
@@ -316,8 +279,6 @@ def _unavailable(backend: backends.RowBackend, error: Exception) -> _ProviderUna
 
 
 def _reason(error: SocialAuthBaseException) -> str:
-    if isinstance(error, _Refused):
-        return str(error.detail)
     return f"{error.stage}: {backends.reason_of(error)}"
 
 
@@ -364,9 +325,3 @@ def _over() -> errors.InvalidPayload:
     return errors.InvalidPayload(
         _("This log-in is not known here, or it is over. Start it again."), field="state"
     )
-
-
-def _identity_of(pending: Pending, provider: OAuthProvider) -> OAuthIdentity | None:
-    rows = OAuthIdentity.objects.filter(pk=pending.identity, provider=provider)
-    identity = rows.select_related("user").first()
-    return identity if identity is not None and pending.is_of(identity.user) else None

@@ -63,9 +63,7 @@ def identify(provider: OAuthProvider, account: ProviderAccount, *, request: Http
     raise Unclaimed("address or username taken")
 
 
-def link(
-    provider: OAuthProvider, account: ProviderAccount, *, session_id: str, request: HttpRequest
-) -> OAuthIdentity:
+def link(provider: OAuthProvider, account: ProviderAccount, *, session_id: str, request: HttpRequest) -> None:
     """Link a provider account to the user of a session that is still live.
 
     Raises InvalidCredentials (the session is over), Unclaimed (it is somebody else's, or could never log in).
@@ -80,12 +78,11 @@ def link(
     if session is None or not session.user.is_active:
         raise errors.InvalidCredentials
     try:
-        identity, is_new = _link_to_session(provider, account, session=session, request=request)
+        identity = _link_to_session(provider, account, session=session, request=request)
     except IntegrityError:
         raise Unclaimed("linked to another account") from None
-    if is_new:
+    if identity is not None:
         _tell_link(identity, request=request)
-    return identity
 
 
 def of(user: Any) -> list[OAuthIdentity]:
@@ -120,20 +117,19 @@ def unlink(user: Any, identity_id: str, *, request: HttpRequest) -> None:
 @db.in_transaction
 def _link_to_session(
     provider: OAuthProvider, account: ProviderAccount, *, session: RefreshSession, request: HttpRequest
-) -> tuple[OAuthIdentity, bool]:
-    """Return the identity of a provider account, and whether it is new to the user of this session."""
+) -> OAuthIdentity | None:
+    """Return the new identity of this session's user; None where the provider account was theirs before."""
     # Holds the session's row: a revocation that comes first is seen, one that comes later waits.
     if not RefreshSession.objects.filter(pk=session.pk).update(mode=F("mode")):
         raise errors.InvalidCredentials
     identity = _find(provider, account)
-    if identity is not None and identity.user_id != session.user_id:
-        raise Unclaimed("linked to another account")
     if identity is not None:
-        return identity, False
-    identity = _new(provider, account, user=session.user)
-    identity.save(force_insert=True)
+        if identity.user_id != session.user_id:
+            raise Unclaimed("linked to another account")
+        return None
+    identity = _insert(provider, account, user=session.user)
     _record_link(identity, request=request, session_id=session.pk)
-    return identity, True
+    return identity
 
 
 def _find(provider: OAuthProvider, account: ProviderAccount) -> OAuthIdentity | None:
@@ -149,15 +145,18 @@ def _use(identity: OAuthIdentity, account: ProviderAccount) -> OAuthIdentity:
     return identity
 
 
-def _new(provider: OAuthProvider, account: ProviderAccount, *, user: Any) -> OAuthIdentity:
-    return OAuthIdentity(
+def _insert(provider: OAuthProvider, account: ProviderAccount, *, user: Any, **facts: Any) -> OAuthIdentity:
+    """Write the identity of a provider account. Raises IntegrityError where somebody was first."""
+    identity: OAuthIdentity = OAuthIdentity.objects.create(
         user=user,
         provider=provider,
         issuer=account.issuer,
         subject=account.subject,
         email=account.email,
         last_used_at=timezone.now(),
+        **facts,
     )
+    return identity
 
 
 def _check_domain(provider: OAuthProvider, account: ProviderAccount) -> None:
@@ -208,17 +207,9 @@ def _link_to_user(
         events.record(
             AuthEvent.Kind.SESSION_REVOKED, user=user, who=caller.of(request), reason="linked by e-mail"
         )
-    identity = _new(provider, account, user=user)
-    identity.verified_email = account.email
-    identity.save(force_insert=True)
+    identity = _insert(provider, account, user=user, verified_email=account.email)
     _record_link(identity, request=request)
     return identity, is_claimed
-
-
-def _is_proven_by(provider: OAuthProvider, account: ProviderAccount) -> bool:
-    """Return whether a provider has verified the address, and the admin takes its word for addresses."""
-    is_trusted = provider.email_linking != OAuthProvider.EmailLinking.NEVER
-    return is_trusted and account.email_verified
 
 
 def _must_be_emptied(user: Any, provider: OAuthProvider, account: ProviderAccount) -> bool:
@@ -270,10 +261,12 @@ def _insert_user(
     user.save(force_insert=True)
     if hasattr(user, "groups"):
         user.groups.set(provider.groups.all())
-    identity = _new(provider, account, user=user)
-    identity.verified_email = account.email if _is_proven_by(provider, account) else ""
-    identity.founded_on_unverified_email = not identity.verified_email
-    identity.save(force_insert=True)
+    # Proven where the provider has verified the address, and the admin takes its word for addresses.
+    is_trusted = provider.email_linking != OAuthProvider.EmailLinking.NEVER
+    verified = account.email if is_trusted and account.email_verified else ""
+    identity = _insert(
+        provider, account, user=user, verified_email=verified, founded_on_unverified_email=not verified
+    )
     events.record(AuthEvent.Kind.USER_CREATED, user=user, who=caller.of(request), provider=provider.key)
     _record_link(identity, request=request)
     return identity

@@ -13,7 +13,6 @@ import functools
 import http.client
 import io
 import ipaddress
-import json as json_module
 import os
 import queue
 import socket
@@ -113,7 +112,6 @@ def send(
     deadline: float,
     headers: Mapping[str, str | bytes] | None = None,
     data: Mapping[str, Any] | None = None,
-    json: Any = None,
     auth: tuple[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> requests.Response:
@@ -127,13 +125,9 @@ def send(
         **(headers or {}),
     }
     body = None
-    if json is not None:
-        body, outgoing["Content-Type"] = json_module.dumps(json).encode(), "application/json"
-    elif data is not None:
-        body, outgoing["Content-Type"] = (
-            urlencode(data, doseq=True).encode(),
-            "application/x-www-form-urlencoded",
-        )
+    if data is not None:
+        body = urlencode(data, doseq=True).encode()
+        outgoing["Content-Type"] = "application/x-www-form-urlencoded"
     if auth is not None:
         # Form-encoded before they are joined (RFC 6749, 2.3.1).
         pair = ":".join(quote(part, safe="") for part in auth)
@@ -177,7 +171,8 @@ class _Connection(http.client.HTTPConnection):
         self._alarm.start()
         self.sock = self._reach()
         if self._tls:
-            self.sock = _tls_context().wrap_socket(
+            authorities = os.environ.get("SSL_CERT_FILE") or certs.where()  # type: ignore[attr-defined]
+            self.sock = _tls_context(authorities).wrap_socket(
                 self.sock, server_hostname=self.host, do_handshake_on_connect=False
             )
             self.sock.settimeout(self.left)
@@ -268,10 +263,6 @@ def _response(url: str, answer: http.client.HTTPResponse, content: bytes) -> req
     return response
 
 
-def _tls_context() -> ssl.SSLContext:
-    return _tls_context_of(os.environ.get("SSL_CERT_FILE") or certs.where())  # type: ignore[attr-defined]
-
-
 @functools.lru_cache(maxsize=4)
-def _tls_context_of(authorities: str) -> ssl.SSLContext:
+def _tls_context(authorities: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=authorities)

@@ -27,16 +27,6 @@ class Finding(NamedTuple):
 
 def test(provider: OAuthProvider) -> bool:
     """Examine a provider, keep result and time on its row, return whether all is well."""
-    findings = examine(provider)
-    result = "\n".join(str(finding) for finding in findings)
-    provider.tested_at, provider.test_result = timezone.now(), result
-    # Not `save`: a test changes nothing that a cache was filled for.
-    OAuthProvider.objects.filter(pk=provider.pk).update(tested_at=provider.tested_at, test_result=result)
-    return all(finding.ok for finding in findings)
-
-
-def examine(provider: OAuthProvider) -> list[Finding]:
-    """Return what is found: the redirect URI, the secrets, and what the provider publishes."""
     findings = []
     try:
         for finding in _examine(provider):
@@ -45,10 +35,15 @@ def examine(provider: OAuthProvider) -> list[Finding]:
         # What a provider publishes is anything at all; what was found before still helps.
         text = _("The test broke off: something could not be read (%(error)s).")
         findings.append(Finding(False, text % {"error": type(error).__name__}))
-    return findings
+    result = "\n".join(str(finding) for finding in findings)
+    provider.tested_at, provider.test_result = timezone.now(), result
+    # Not `save`: a test changes nothing that a cache was filled for.
+    OAuthProvider.objects.filter(pk=provider.pk).update(tested_at=provider.tested_at, test_result=result)
+    return all(finding.ok for finding in findings)
 
 
 def _examine(provider: OAuthProvider) -> Iterator[Finding]:
+    """Yield what is found: the redirect URI, the secrets, and what the provider publishes."""
     backend = backends.BACKENDS[provider.kind](provider)
     yield Finding(True, _("Redirect URI to register: %(url)s") % {"url": backends.callback_url(provider)})
     yield _examine_secret(backend)
@@ -107,7 +102,7 @@ def _examine_keys(backend: backends.OpenIDConnect, url: str) -> Finding:
 
 
 def _examine_urls(backend: backends.RowBackend) -> Iterator[Finding]:
-    for url in (backend.authorization_url(), backend.access_token_url(), *backend.further_urls):
+    for url in backend.urls:
         try:
             # What it answers to this says nothing, but that it answers does.
             outbound.send("GET", url, deadline=outbound.Budget().next_deadline())

@@ -6,11 +6,10 @@ the session is a dict that lives as long as the request.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.views.decorators.debug import sensitive_variables
-from social_core.backends.open_id_connect import OpenIdConnectAssociation
-from social_core.storage import AssociationMixin, BaseStorage, NonceMixin
+from social_core.storage import BaseStorage, NonceMixin
 from social_core.strategy import BaseStrategy
 
 from ..models import OAuthProvider
@@ -29,17 +28,8 @@ class _States(NonceMixin):
         return True
 
 
-class _Nonces(AssociationMixin):
-    """A nonce lives in the flow it belongs to, where `validate_claims` compares it; no row is written for one."""
-
-    @classmethod
-    def store(cls, server_url: str, association: Any) -> None:
-        return None
-
-
 class _Storage(BaseStorage):
     nonce = _States
-    association = _Nonces
 
 
 class RowStrategy(BaseStrategy[str]):
@@ -87,10 +77,11 @@ class RowStrategy(BaseStrategy[str]):
         return path or ""
 
 
-class KeptNonce(OpenIdConnectAssociation):
-    """The nonce of a flow, in the shape in which python-social-auth looks it up."""
+class KeptNonce(NamedTuple):
+    """What python-social-auth looks a nonce up for: the state it belongs to.
 
-    id = None
+    It lives in its flow, where `validate_claims` compares it; no row is written for one.
+    """
 
-    def __init__(self, transaction: dict[str, Any]) -> None:
-        super().__init__(transaction["oidc_nonce"], assoc_type=transaction["state"])
+    assoc_type: str
+    id: None = None

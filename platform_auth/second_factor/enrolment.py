@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -63,7 +63,7 @@ def status(user: Any) -> Status:
 def generate(session: RefreshSession, *, password: str | None = None, request: HttpRequest) -> Enrolment:
     """Give a session a secret to confirm within ten minutes; the one before is dead. Nothing is on yet.
 
-    Raises what `confirmation.confirm` does, and InvalidPayload if a factor is on.
+    Raises what `confirmation.confirm` does, InvalidPayload if a factor is on, InvalidToken (the user is gone).
     """
     user = session.user
     confirmation.confirm(request, session, password=password)
@@ -112,8 +112,7 @@ def disable(session: RefreshSession, *, otp: str, request: HttpRequest) -> None:
     user = session.user
     who = caller.of(request)
     _require_enrolled(user)
-    if not _turn_off(user, otp=otp, who=who, reason="user", session_id=session.id):
-        raise _not_enrolled()
+    _turn_off(user, otp=otp, who=who, reason="user", session_id=session.id)
     events.announce(signals.factor_disabled, user=user, request=request, who=who, by="user")
     messages.send_notice(user, "factor_disabled", who=who)
 
@@ -150,29 +149,18 @@ def reset_by_admin(user: Any, *, request: HttpRequest | None = None) -> bool:
 
 
 @sensitive_variables()
-@db.retried
+@db.in_transaction
 def _keep_pending(session: RefreshSession, secret: str) -> None:
-    """Write the session's pending secret over the one before."""
+    """Write the session's pending secret over the one before. Raises InvalidToken."""
+    # The same session may ask twice at the same moment: the later answer holds.
+    if not db.lock(session.user):
+        raise errors.InvalidToken(challenge=True)
     now = timezone.now()
     pending = PendingFactor(
         session_id=session.id, user=session.user, created_at=now, expires_at=now + PENDING_FOR
     )
     pending.set_secret(secret)
-    rows = PendingFactor.objects.filter(session_id=session.id)
-    changes = {
-        "user": session.user,
-        "sealed_secret": pending.sealed_secret,
-        "created_at": now,
-        "expires_at": pending.expires_at,
-    }
-    if rows.update(**changes):
-        return
-    try:
-        with transaction.atomic(using=db.alias()):
-            pending.save(force_insert=True)
-    except IntegrityError:
-        # The same session asked twice at the same moment: the later answer holds.
-        rows.update(**changes)
+    pending.save()
 
 
 @sensitive_variables()
@@ -264,15 +252,11 @@ def _refuse_if_enrolled(user: Any) -> None:
 
 def _require_enrolled(user: Any) -> None:
     if not verification.is_enrolled(user):
-        raise _not_enrolled()
+        raise errors.InvalidPayload(_("No second factor is enabled."))
 
 
 def _enrolled() -> errors.InvalidPayload:
     return errors.InvalidPayload(_("A second factor is already enabled."))
-
-
-def _not_enrolled() -> errors.InvalidPayload:
-    return errors.InvalidPayload(_("No second factor is enabled."))
 
 
 def _issuer() -> str:

@@ -15,12 +15,12 @@ import hashlib
 import logging
 import math
 import re
-import secrets
 from typing import Any, NoReturn
 
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
+from django.utils.crypto import get_random_string
 from django.views.decorators.debug import sensitive_variables
 
 from .. import caller, db, errors, events, limits
@@ -112,7 +112,10 @@ def verify_elsewhere(factor: TOTPFactor, otp: str) -> bool:
 @sensitive_variables()
 def new_recovery_codes() -> list[str]:
     """Return ten new recovery codes in clear, as "xxxx-xxxx-xxxx-xxxx"."""
-    return ["-".join(_random_group() for _ in range(_GROUPS)) for _ in range(RECOVERY_CODES)]
+    return [
+        "-".join(get_random_string(_GROUP_LENGTH, _ALPHABET) for _ in range(_GROUPS))
+        for _ in range(RECOVERY_CODES)
+    ]
 
 
 @sensitive_variables()
@@ -185,7 +188,3 @@ def _digest(user: Any, raw_code: str) -> str:
     """Return what is stored of a recovery code, for this user alone."""
     read = raw_code.replace("-", "").lower().translate(_READ_AS)
     return hashlib.sha256(f"{user.pk}:{read}".encode()).hexdigest()
-
-
-def _random_group() -> str:
-    return "".join(secrets.choice(_ALPHABET) for _ in range(_GROUP_LENGTH))

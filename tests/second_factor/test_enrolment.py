@@ -396,6 +396,13 @@ class TestGenerate:
         assert_refused(signed_in.post("/auth/tfa/generate", {"password": PASSWORD}), "INVALID_PAYLOAD", 400)
         assert not PendingFactor.objects.exists()
 
+    def test_a_user_who_is_deleted_meanwhile_gets_no_secret(self, signed_in: Api, user: Any) -> None:
+        with meanwhile(user.delete, after="SELECT", of=TOTPFactor):
+            response = signed_in.post("/auth/tfa/generate", {"password": PASSWORD})
+
+        assert (response.status_code, code_of(response)) == (401, "INVALID_TOKEN")
+        assert not PendingFactor.objects.exists()
+
     def test_the_waiting_secret_is_sealed(self, signed_in: Api) -> None:
         """Row 122."""
         secret = signed_in.post("/auth/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
