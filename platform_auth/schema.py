@@ -116,8 +116,15 @@ def _described(target: Any) -> Any:
 
 def _successes(operation: Operation, name: str) -> dict[int, Any]:
     also = {status: OpenApiResponse(description=meaning) for status, meaning in operation.also.items()}
+    answer = _answer(operation, name)
+    return also | ({200: answer} if answer else {}) or {204: None}
+
+
+@functools.cache
+def _answer(operation: Operation, name: str) -> Any:
+    """Return the shape of a whole answer: one for a view of ours and a host's subclass of the same name."""
     body = dict(operation.extra) | ({"data": operation.gives} if operation.gives else {})
-    return also | ({200: inline_serializer(name, body)} if body else {}) or {204: None}
+    return inline_serializer(name, body) if body else None
 
 
 def _refusals(refused: Iterable[type[PlatformAuthError]]) -> dict[int, Any]:

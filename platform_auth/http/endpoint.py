@@ -46,7 +46,7 @@ Refusals = Sequence[type[errors.PlatformAuthError]]
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operation:
     """Declare what a view's method takes, gives and refuses. Used as its decorator.
 

@@ -131,6 +131,16 @@ class TestSchema:
         assert theirs["responses"].keys() == ours["responses"].keys()
         assert theirs["summary"] == "Log in here."
 
+    def test_a_subclass_of_the_same_name_stands_beside_ours(self) -> None:
+        theirs = type("LoginView", (views.LoginView,), {"post": lambda self, request: None})
+        patterns = [path("auth/login", theirs.as_view()), path("auth/", include("platform_auth.urls"))]
+        GENERATOR_STATS.reset()
+
+        with redirect_stderr(StringIO()) as complaints:
+            describe(patterns=patterns)
+
+        assert "identical names" not in complaints.getvalue()
+
     def test_a_subclass_may_say_more_itself(self) -> None:
         with override_settings(REST_FRAMEWORK=FRAMEWORK):
 
