@@ -305,7 +305,7 @@ class TestAnswers:
         with pytest.raises(outbound.Unreachable, match=r"\((HTTPException|LineTooLong)\)"):
             get(f"{provider.issuer}/big")
 
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < outbound.TIMEOUT
 
     def test_the_longest_head_that_is_read_costs_little_time(self, provider: Provider) -> None:
         provider.raw["/big"] = lambda handler: write(handler, HEAD + LONGEST_HEADER * 99 + b"\r\n{}")
@@ -313,7 +313,7 @@ class TestAnswers:
 
         assert get(f"{provider.issuer}/big").content == b"{}"
 
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < outbound.TIMEOUT
 
     def test_a_header_cannot_be_smuggled_by_a_value(self, provider: Provider) -> None:
         with pytest.raises(outbound.Unreachable):
