@@ -19,6 +19,8 @@ from tests.conftest import PASSWORD, Api, enrol, make_user
 
 pytestmark = pytest.mark.django_db
 
+TAKEN = ["SELECT", "DELETE"] if connection.vendor == "mysql" else ["DELETE"]
+"""What takes a session away and tells whose it was: a DELETE that returns the row, where that can be had."""
 _TRANSACTION = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "ROLLBACK", "SET ", "START TRANSACTION")
 
 
@@ -90,13 +92,13 @@ class TestStatements:
 
         assert [sql.split()[0] for sql in run()] == ["SELECT"]
 
-    def test_a_logout_costs_two(self, signed_in: Api) -> None:
+    def test_a_logout_costs_two_and_three_on_mariadb(self, signed_in: Api) -> None:
         with statements() as run:
             assert (
                 signed_in.post("/auth/logout", {"refresh_token": signed_in.refresh_token}).status_code == 204
             )
 
-        assert [sql.split()[0] for sql in run()] == ["DELETE", "INSERT"], run()
+        assert [sql.split()[0] for sql in run()] == [*TAKEN, "INSERT"], run()
 
     def test_a_logout_with_an_unknown_token_costs_none(self, api: Api, db: None) -> None:
         with statements() as run:
@@ -198,7 +200,7 @@ class TestRows:
         RefreshSession.objects.update(rotated_at="2020-01-01T00:00:00Z")
         with statements() as run, pytest.raises(errors.InvalidCredentials):
             sessions.rotate(grant.refresh_token)
-        assert len(run()) == 3
+        assert [sql.split()[0] for sql in run()] == ["SELECT", *TAKEN, "INSERT"]
         assert not RefreshSession.objects.exists()
 
     def test_the_session_and_its_user_come_in_one_statement(self, signed_in: Api) -> None:
