@@ -1,4 +1,4 @@
-"""Install a wheel into an empty environment and follow the README there: `python tests/follow_readme.py WHEEL`.
+"""Install a wheel into an empty environment and follow the README there: `python -m tests.follow_readme WHEEL`.
 
 A project of `django-admin startproject`, the README's own blocks for settings.py and urls.py, its commands; then a
 log-in, a protected page, a refresh and a log-out over HTTP. Needs nothing but Python and uv, or pip.
