@@ -336,6 +336,7 @@ class TestRefresh:
         for _ in range(70):
             assert api.post("/auth/refresh", {"refresh_token": "A" * 64}).status_code == 401
 
+    @pytest.mark.usefixtures("clock")
     def test_replays_count_too(self, api: Api, user: Any) -> None:
         api.login(user.email)
         spent = api.refresh_token

@@ -131,6 +131,7 @@ class TestRefusal:
         assert code_of(response) == "INVALID_CREDENTIALS"
         assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
+    @pytest.mark.usefixtures("clock")
     def test_a_wrong_current_password_is_refused_and_counted(self, signed_in: Api, user: Any) -> None:
         wrong = {**FIELDS, "current_password": "wrong"}
 

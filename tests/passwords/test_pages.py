@@ -95,6 +95,7 @@ class TestRequestPage:
         assert 'aria-invalid="true" aria-describedby="errors"' in html
         assert 'role="alert" id="errors"' in html
 
+    @pytest.mark.usefixtures("clock")
     def test_it_counts_like_the_api(self, page: Page, api: Api) -> None:
         """Row 75."""
         for number in range(10):

@@ -504,6 +504,7 @@ class TestResetURL:
 class TestLimits:
     """Row 75."""
 
+    @pytest.mark.usefixtures("clock")
     def test_an_address_has_twenty_an_hour(self, api: Api) -> None:
         answers = [api.post(URL, {"email": f"user{number}@example.com"}) for number in range(22)]
 

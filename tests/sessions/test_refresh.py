@@ -537,6 +537,7 @@ class TestAFailureOfOurs:
         assert api.refresh(mode="other").status_code == 400
         assert row() == before
 
+    @pytest.mark.usefixtures("clock")
     def test_a_refusal_by_the_limit_consumes_nothing(self, api: Api, configure: Any) -> None:
         configure(LIMITS={"refresh": {"session": "1/m"}})
         api.refreshed()
