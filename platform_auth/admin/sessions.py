@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 
 from .. import caller, events, sessions
-from ..models import AuthEvent, RefreshSession
+from ..models import RefreshSession
 from .rows import LiveFilter, ProviderFilter, ReadOnlyAdmin, by
 
 
@@ -73,12 +73,6 @@ class RefreshSessionAdmin(ReadOnlyAdmin):
     def end_all_of_users(self, request: HttpRequest, rows: QuerySet[RefreshSession]) -> None:
         count = 0
         for user in get_user_model()._default_manager.filter(pk__in=rows.order_by().values("user")):
-            count += sessions.revoke_all(user)
-            events.record(
-                AuthEvent.Kind.SESSION_REVOKED,
-                user=user,
-                who=caller.of(request),
-                reason=f"all, {by(request)}",
-            )
+            count += sessions.end_all(user, who=caller.of(request), reason=f"all, {by(request)}")
         text = ngettext("%(count)d session ended.", "%(count)d sessions ended.", count)
         self.message_user(request, text % {"count": count}, messages.SUCCESS)

@@ -63,12 +63,6 @@ def keep_pending(response: HttpResponseBase, value: str) -> None:
     _keep(response, "pending", value, max_age=flow_state.PENDING_LIFETIME)
 
 
-def guard(request: HttpRequest, mode: str) -> None:
-    """Raise Forbidden where an answer in this mode would set cookies for a page of another origin."""
-    if mode != Mode.JSON:
-        require_same_origin(request)
-
-
 def replaced_token(request: HttpRequest) -> str | None:
     """Return the refresh token whose cookie the answer replaces. Raises Forbidden for a page of another origin."""
     require_same_origin(request)
@@ -88,29 +82,26 @@ def clear_cookies(request: HttpRequest, response: HttpResponseBase) -> None:
 
 
 @sensitive_variables()
-def read_refresh_token(request: HttpRequest, fields: dict[str, Any]) -> Presented | None:
-    """Return the refresh token of the body, else of the cookie, else None.
-
-    Raises InvalidPayload for a cookie that came twice (somebody else's cookie, tossed in by a sibling domain).
-    """
-    if "refresh_token" in fields:
-        return Presented(fields["refresh_token"], from_cookie=False)
-    raw_token = read_cookie(request, conf.cookie_name("refresh"))
-    return Presented(raw_token, from_cookie=True) if raw_token else None
-
-
-@sensitive_variables()
 def require_refresh_token(request: HttpRequest, fields: dict[str, Any]) -> Presented:
-    """Return the refresh token that came, whose use a cookie's origin allows. Raises InvalidPayload, Forbidden."""
-    presented = read_refresh_token(request, fields)
-    if presented is None or (presented.from_cookie and fields.get("mode") == Mode.JSON):
+    """Return the refresh token of the body, else of the cookie, whose use its origin allows.
+
+    Raises InvalidPayload for none, and for a cookie that came twice (somebody else's cookie, tossed in by a sibling
+    domain); Forbidden for a page of another origin, where a cookie is read or would be set.
+    """
+    mode = fields.get("mode")
+    raw_token = fields.get("refresh_token")
+    from_cookie = raw_token is None
+    if from_cookie:
+        raw_token = read_cookie(request, conf.cookie_name("refresh"))
+    if from_cookie and (not raw_token or mode == Mode.JSON):
         raise errors.InvalidPayload(
             _('Send it in the body, or in the cookie "%(cookie)s" with mode "cookie" or "session".')
             % {"cookie": conf.cookie_name("refresh")},
             field="refresh_token",
         )
-    guard(request, Mode.COOKIE if presented.from_cookie else fields.get("mode", Mode.JSON))
-    return presented
+    if from_cookie or mode not in (None, Mode.JSON):
+        require_same_origin(request)
+    return Presented(str(raw_token), from_cookie)
 
 
 @sensitive_variables()

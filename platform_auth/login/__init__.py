@@ -1,9 +1,9 @@
 """One way in for every kind of proof: evidence -> Grant.
 
 A password (`with_password`) and a provider (`providers.flow`) are sources of Evidence and nothing more. What every
-login has to pass stands in `log_in` and `sessions.open`, once: the account is active and still is what was verified, a
-second factor is shown where there is one, the policy is judged; the one-time password, the session and the event are
-one transaction.
+login has to pass stands in `log_in` and `sessions.open_on`, once: the account is active and still is what was
+verified, a second factor is shown where there is one, the policy is judged; the one-time password, the session and the
+event are one transaction.
 
 Limits are counted before the password is checked, and the one-time password only after it. Every failed password gets
 the same response (ASVS 6.3.8).
@@ -11,8 +11,7 @@ the same response (ASVS 6.3.8).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.contrib.auth import authenticate
 from django.contrib.auth.hashers import check_password
@@ -21,33 +20,10 @@ from django.views.decorators.debug import sensitive_variables
 
 from .. import backends, caller, errors, events, limits, sessions, signals
 from ..models import AuthEvent
-from ..sessions import Grant
+from ..sessions import Evidence, Grant
 
 AXES_RETRY_AFTER = 60
 """Seconds that a client is told to wait where django-axes has locked it out."""
-
-
-class Evidence(NamedTuple):
-    """Proof of who is logging in; what a session is opened on.
-
-    `amr`: by which methods (RFC 8176), without the one-time password. `otp`: the one-time password that is to be
-    spent. `factor_satisfied`: a second factor that is not ours was shown. What must still hold when the session is
-    written: `still_holds` tells whether a fresh copy of the user is what was verified; `claim` raises where
-    this evidence was used before. `email`: as typed, if it was. `attempt`: what the login took of its limits.
-    """
-
-    user: Any
-    amr: tuple[str, ...]
-    provider: str = ""
-    otp: str | None = None
-    factor_satisfied: bool = False
-    still_holds: Callable[[Any], bool] | None = None
-    claim: Callable[[], None] | None = None
-    email: str = ""
-    attempt: limits.LoginAttempt | None = None
-
-    def __repr__(self) -> str:
-        return f"<Evidence of {' and '.join(self.amr)}>"
 
 
 @sensitive_variables()
@@ -66,50 +42,40 @@ def with_password(
     """
     attempt = take_attempt(request, email)
     with limits.given_back_on_outage(attempt):
+        user = _authenticate(request, email, password)
+        # Not `fresh.check_password`: it writes an upgraded hash without looking whether the password was changed
+        # meanwhile, and so could bring the old one back.
         evidence = Evidence(
-            _authenticate(request, email, password),
-            ("pwd",),
-            otp=otp,
-            # Not `fresh.check_password`: it writes an upgraded hash without looking whether the password was changed
-            # meanwhile, and so could bring the old one back.
-            still_holds=lambda fresh: check_password(password, fresh.password),
-            email=email,
-            attempt=attempt,
+            user, ("pwd",), otp=otp, still_holds=lambda fresh: check_password(password, fresh.password)
         )
-        return log_in(evidence, mode=mode, replacing=replacing, request=request)
+        return log_in(evidence, mode=mode, replacing=replacing, email=email, attempt=attempt, request=request)
 
 
 @sensitive_variables()
 def log_in(
-    evidence: Evidence, *, mode: str = "json", replacing: str | None = None, request: HttpRequest
+    evidence: Evidence,
+    *,
+    mode: str = "json",
+    replacing: str | None = None,
+    email: str = "",
+    attempt: limits.LoginAttempt | None = None,
+    request: HttpRequest,
 ) -> Grant:
     """Open a session on evidence. `replacing`: the refresh token whose cookie the answer replaces; its session ends.
 
-    Raises InvalidOTP (the user has a second factor and it is missing or wrong), RequestsExceeded,
-    InvalidCredentials (the password changed, or the user was deactivated, meanwhile).
+    `email`: as typed, if it was; `attempt`: what the login took of its limits. Raises what `sessions.open_on` does.
     """
     try:
-        grant = sessions.open(
-            evidence.user,
-            request=request,
-            mode=mode,
-            amr=evidence.amr,
-            provider=evidence.provider,
-            otp=evidence.otp,
-            factor_satisfied=evidence.factor_satisfied,
-            still_holds=evidence.still_holds,
-            claim=evidence.claim,
-            replacing=replacing,
-        )
+        grant = sessions.open_on(evidence, mode=mode, replacing=replacing, request=request)
     except (errors.InvalidOTP, errors.RequestsExceeded) as refusal:
-        _report_refusal(evidence, refusal, request)
+        _report_refusal(evidence, refusal, email=email, attempt=attempt, request=request)
         raise
     except errors.InvalidCredentials:
         if not evidence.provider:
-            _record_failure(request, evidence.email, "credentials")
+            _record_failure(request, email, "credentials")
         raise
-    if evidence.attempt is not None:
-        limits.give_back_login(evidence.attempt)
+    if attempt is not None:
+        limits.give_back_login(attempt)
     return grant
 
 
@@ -146,7 +112,14 @@ def _record_failure(request: HttpRequest, email: str, reason: str) -> None:
 
 
 @sensitive_variables()
-def _report_refusal(evidence: Evidence, refusal: errors.PlatformAuthError, request: HttpRequest) -> None:
+def _report_refusal(
+    evidence: Evidence,
+    refusal: errors.PlatformAuthError,
+    *,
+    email: str,
+    attempt: limits.LoginAttempt | None,
+    request: HttpRequest,
+) -> None:
     """Record and announce a login that a missing or wrong one-time password ends."""
     if evidence.otp is None:
         if evidence.provider:
@@ -154,12 +127,12 @@ def _report_refusal(evidence: Evidence, refusal: errors.PlatformAuthError, reque
             return
         who = caller.of(request)
         events.record(AuthEvent.Kind.FACTOR_FAILED, user=evidence.user, who=who, reason="missing")
-        if evidence.attempt is not None:
-            limits.give_back_address(evidence.attempt)
+        if attempt is not None:
+            limits.give_back_address(attempt)
     events.announce(
         signals.login_failed,
         user=evidence.user,
         request=request,
-        email=evidence.email,
+        email=email,
         reason="otp" if isinstance(refusal, errors.InvalidOTP) else "limited",
     )

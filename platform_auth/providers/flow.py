@@ -25,9 +25,8 @@ from social_core.exceptions import AuthSessionError, SocialAuthBaseException
 
 from .. import caller, errors, events, login, redirects, signals
 from ..conf import conf
-from ..login import Evidence
 from ..models import AuthEvent, Mode, OAuthIdentity, OAuthProvider, RefreshSession
-from ..sessions import Grant
+from ..sessions import Evidence, Grant
 from . import backends, flow_state, identities, outbound
 from .backends import ProviderAccount
 from .flow_state import Flow, Pending

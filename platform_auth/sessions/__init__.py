@@ -52,6 +52,28 @@ class Grant(NamedTuple):
         return f"<Grant of session {self.session.pk}>"
 
 
+class Evidence(NamedTuple):
+    """Proof of who is logging in; what a session is opened on.
+
+    `amr`: by which methods (RFC 8176), with "otp" where a second factor was verified. `otp`: a one-time password that
+    is yet to be verified: it is spent with the session or not at all. `factor_satisfied`: a second factor that is not
+    ours was shown; no policy then asks this session for ours. What must still hold when the session is written:
+    `still_holds` tells whether a fresh copy of the user has the password that was verified; `claim` is called in the
+    transaction that opens the session, and what it raises undoes all of it.
+    """
+
+    user: Any
+    amr: tuple[str, ...]
+    provider: str = ""
+    otp: str | None = None
+    factor_satisfied: bool = False
+    still_holds: Callable[[Any], bool] | None = None
+    claim: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Evidence of {' and '.join(self.amr)}>"
+
+
 class _Changed(Exception):
     """The user's row is no longer what was verified."""
 
@@ -66,38 +88,34 @@ def open(
     provider: str = "",
     otp: str | None = None,
     factor_satisfied: bool = False,
-    still_holds: Callable[[Any], bool] | None = None,
-    claim: Callable[[], None] | None = None,
-    replacing: str | None = None,
 ) -> Grant:
-    """Open a session for a user who has shown who they are.
+    """Open a session for a user who has shown who they are, as the host says: see `Evidence`, and `open_on`."""
+    return open_on(Evidence(user, tuple(amr), provider, otp, factor_satisfied), mode=mode, request=request)
 
-    `amr`: how (RFC 8176), with "otp" where a second factor was given. `otp`: a one-time password that is yet to be
-    verified: it is spent with the session or not at all. `factor_satisfied`: a second factor that is not ours was
-    shown; no policy then asks this session for ours. `still_holds`: tells whether a fresh copy of the user has the
-    password that was verified. `claim`: called in the transaction that opens the session; what it raises undoes all of
-    it. `replacing`: the refresh token of a session that this one replaces, which ends.
-    With `otp`, call it outside of a transaction of your own: a rollback would take back the count of a wrong code too.
-    Raises InvalidOTP if the user has a second factor and it was neither given nor `factor_satisfied`;
+
+@sensitive_variables()
+def open_on(
+    evidence: Evidence,
+    *,
+    mode: str = Mode.JSON,
+    replacing: str | None = None,
+    request: HttpRequest | None = None,
+) -> Grant:
+    """Open a session on evidence. `replacing`: the refresh token of a session that this one replaces, which ends.
+
+    With a one-time password, call it outside of a transaction of your own: a rollback would take back the count of a
+    wrong code too. Raises InvalidOTP if the user has a second factor and it was neither given nor satisfied;
     RequestsExceeded; InvalidCredentials if the password changed, or the user was deactivated, meanwhile.
     """
-    opened = None
+    user, opened = evidence.user, None
+    replaced_token = tokens.parse_refresh_token(replacing) if replacing else None
     for _attempt in range(_ATTEMPTS):
         try:
-            opened = _open(
-                user,
-                who=caller.of(request),
-                mode=Mode(mode),
-                amr=tuple(amr),
-                provider=provider,
-                otp=otp,
-                factor_satisfied=factor_satisfied,
-                claim=claim,
-                replacing=tokens.parse_refresh_token(replacing) if replacing else None,
-            )
+            opened = _open(evidence, mode=Mode(mode), replacing=replaced_token, who=caller.of(request))
             break
         except _Changed:
             fresh = user.__class__._base_manager.using(db.alias()).filter(pk=user.pk).first()
+            still_holds = evidence.still_holds
             if fresh is None or not fresh.is_active or still_holds is None or not still_holds(fresh):
                 break
             user.password = fresh.password
@@ -109,7 +127,9 @@ def open(
     events.log_failures(
         user_logged_in.send_robust(sender=user.__class__, request=request, user=user, session=grant.session)
     )
-    events.announce(signals.logged_in, user=user, request=request, session=grant.session, provider=provider)
+    events.announce(
+        signals.logged_in, user=user, request=request, session=grant.session, provider=evidence.provider
+    )
     return grant
 
 
@@ -128,7 +148,7 @@ def rotate(
     # Counted once a request, however often a race makes it try.
     count = functools.cache(functools.partial(_take_refresh, request=request))
     try:
-        return _rotate(presented, mode=mode, from_cookie=from_cookie, request=request, count=count)
+        return _rotate(_Refresh(presented, mode, from_cookie, request, count))
     except errors.PlatformAuthError as refusal:
         # A cookie beside the body's token may belong to another session.
         refusal.session_over &= from_cookie
@@ -161,6 +181,19 @@ def revoke_all(user: Any, keep: RefreshSession | None = None) -> int:
     return count
 
 
+@db.in_transaction
+def end_all(
+    user: Any, *, keep: RefreshSession | None = None, who: Caller, reason: str, session_id: object = None
+) -> int:
+    """Do the same and record why, both or neither."""
+    count = revoke_all(user, keep)
+    if count:
+        events.record(
+            AuthEvent.Kind.SESSION_REVOKED, user=user, who=who, reason=reason, session_id=session_id
+        )
+    return count
+
+
 def revoke_own(user: Any, session_id: str, *, request: HttpRequest | None = None) -> None:
     """End one session of a user by its id. Raises RouteNotFound if it is not theirs."""
     try:
@@ -172,10 +205,7 @@ def revoke_own(user: Any, session_id: str, *, request: HttpRequest | None = None
 
 def revoke_others(session: RefreshSession, *, request: HttpRequest | None = None) -> None:
     """End every session of a session's user but this one."""
-    if revoke_all(session.user, keep=session):
-        events.record(
-            AuthEvent.Kind.SESSION_REVOKED, user=session.user, who=caller.of(request), reason="others"
-        )
+    end_all(session.user, keep=session, who=caller.of(request), reason="others")
 
 
 def of(user: Any) -> list[RefreshSession]:
@@ -196,32 +226,24 @@ def find_live(session_id: uuid.UUID) -> RefreshSession:
 @sensitive_variables()
 @db.in_transaction
 def _open(
-    user: Any,
-    *,
-    who: Caller,
-    mode: Mode,
-    amr: tuple[str, ...],
-    provider: str,
-    otp: str | None,
-    factor_satisfied: bool,
-    claim: Callable[[], None] | None,
-    replacing: RefreshToken | None,
+    evidence: Evidence, *, mode: Mode, replacing: RefreshToken | None, who: Caller
 ) -> tuple[Grant, RefreshSession | None]:
     """Spend the one-time password, insert the session and its event, delete the replaced one: all or nothing.
 
     The conditional UPDATE locks the user's row, so a reset, change, deactivation or new factor that is committing
     is either seen here or finds this session to end. Raises _Changed.
     """
+    user, amr, provider = evidence.user, evidence.amr, evidence.provider
     if not db.lock(user, unchanged=("password",), active=True):
         raise _Changed
     # A statement of its own, behind the lock: within the UPDATE it would see what was there before.
-    if not factor_satisfied and "otp" not in amr and verification.is_enrolled(user):
-        if otp is None:
+    if not evidence.factor_satisfied and "otp" not in amr and verification.is_enrolled(user):
+        if evidence.otp is None:
             raise errors.InvalidOTP
-        verification.verify(user, otp, who=who)
+        verification.verify(user, evidence.otp, who=who)
         amr = (*amr, "otp")
-    if claim is not None:
-        claim()
+    if evidence.claim is not None:
+        evidence.claim()
     now = timezone.now()
     token = tokens.new_refresh_token(uuid.uuid4())
     session = RefreshSession(
@@ -232,7 +254,7 @@ def _open(
         amr=" ".join(amr),
         provider=provider,
         # Not where the setting says it: that holds as long as the setting does.
-        factor_satisfied=factor_satisfied and not _provider_will_do(provider),
+        factor_satisfied=evidence.factor_satisfied and not _provider_will_do(provider),
         created_at=now,
         rotated_at=now,
         expires_at=_expiry(now, now),
@@ -256,62 +278,71 @@ def _open(
     return _grant(session, token, mode=mode, now=now), replaced
 
 
+class _Refresh(NamedTuple):
+    """A refresh as it was asked for. `take` counts it."""
+
+    presented: RefreshToken
+    mode: str | None
+    from_cookie: bool
+    request: HttpRequest | None
+    take: Callable[[RefreshSession], None]
+
+    def __repr__(self) -> str:
+        return "<Refresh>"
+
+    def travels(self, session: RefreshSession) -> Mode:
+        """Return the mode of the answer. A session moves from json to cookie to session, never back."""
+        remembered = Mode(session.mode)
+        if self.mode is not None:
+            chosen = Mode(self.mode)
+        else:
+            # A cookie's token never becomes readable, whatever the session remembers.
+            chosen = max(remembered, Mode.COOKIE, key=_ORDER.index) if self.from_cookie else Mode.JSON
+        if _ORDER.index(chosen) < _ORDER.index(remembered):
+            raise errors.InvalidPayload(
+                _("This session has moved to mode %(mode)s and does not go back.")
+                % {"mode": remembered.value},
+                field="mode",
+            )
+        return chosen
+
+
 @sensitive_variables()
 @db.retried
-def _rotate(
-    presented: RefreshToken,
-    *,
-    mode: str | None,
-    from_cookie: bool,
-    request: HttpRequest | None,
-    count: Callable[[RefreshSession], None],
-) -> Grant:
+def _rotate(refresh: _Refresh) -> Grant:
     now = timezone.now()
     for _attempt in range(_ATTEMPTS):
-        session = RefreshSession.objects.select_related("user").filter(key=presented.key).first()
+        session = RefreshSession.objects.select_related("user").filter(key=refresh.presented.key).first()
         # By the setting of today too: a SESSION_MAX_AGE that was lowered ends what is older.
         if session is None or min(session.expires_at, _expiry(session.created_at, now)) <= now:
             raise errors.InvalidCredentials(session_over=True)
+        who = caller.of(refresh.request)
         if not session.user.is_active:
-            revoke_all(session.user)
-            events.record(
-                AuthEvent.Kind.SESSION_REVOKED,
-                user=session.user,
-                who=caller.of(request),
-                reason="user suspended",
-                session_id=session.id,
-            )
+            end_all(session.user, who=who, reason="user suspended", session_id=session.id)
             raise errors.UserSuspended
-        if hmac.compare_digest(presented.digest, session.digest):
-            travels = _next_mode(session, mode, from_cookie=from_cookie)
-            count(session)
-            grant = _advance(session, presented, mode=travels, request=request, now=now)
-            if grant is None:
-                continue
+        if not hmac.compare_digest(refresh.presented.digest, session.digest):
+            return _answer_spent(session, refresh, who=who, now=now)
+        mode = refresh.travels(session)
+        refresh.take(session)
+        grant = _advance(session, refresh.presented, mode=mode, who=who, now=now)
+        if grant is not None:
             # The most frequent request of all: where nobody listens there is nothing to announce.
             if signals.refreshed.has_listeners(get_user_model()):
-                events.announce(signals.refreshed, user=session.user, request=request, session=session)
+                events.announce(
+                    signals.refreshed, user=session.user, request=refresh.request, who=who, session=session
+                )
             return grant
-        return _answer_spent(
-            session, presented, mode=mode, from_cookie=from_cookie, request=request, count=count, now=now
-        )
     raise errors.ServiceUnavailable
 
 
 @sensitive_variables()
 def _advance(
-    session: RefreshSession,
-    presented: RefreshToken,
-    *,
-    mode: Mode,
-    request: HttpRequest | None,
-    now: datetime,
+    session: RefreshSession, presented: RefreshToken, *, mode: Mode, who: Caller, now: datetime
 ) -> Grant | None:
     """Rotate by one conditional UPDATE; None where somebody was first, or a factor was turned on or off meanwhile.
 
     Everything that can fail, such as signing, comes before it: a refresh that fails consumes nothing.
     """
-    who = caller.of(request)
     salt = tokens.new_salt()
     successor = presented.successor(salt)
     changes: dict[str, Any] = {
@@ -333,27 +364,17 @@ def _advance(
 
 
 @sensitive_variables()
-def _answer_spent(
-    session: RefreshSession,
-    presented: RefreshToken,
-    *,
-    mode: str | None,
-    from_cookie: bool,
-    request: HttpRequest | None,
-    count: Callable[[RefreshSession], None],
-    now: datetime,
-) -> Grant:
+def _answer_spent(session: RefreshSession, refresh: _Refresh, *, who: Caller, now: datetime) -> Grant:
     """Answer a token that is not the current one: a lost answer, a tab in a queue, or a theft."""
-    who = caller.of(request)
     age = now - session.rotated_at
     facts: dict[str, Any] = {"user": session.user, "who": who, "session_id": session.id}
     if abs(age) <= conf.REFRESH_GRACE_PERIOD:
-        successor = presented.successor(session.salt) if session.salt else None
+        successor = refresh.presented.successor(session.salt) if session.salt else None
         if successor is not None and hmac.compare_digest(successor.digest, session.digest):
-            travels = _next_mode(session, mode, from_cookie=from_cookie)
-            count(session)
+            mode = refresh.travels(session)
+            refresh.take(session)
             events.record(AuthEvent.Kind.REFRESH_REPLAYED, **facts)
-            return _grant(session, successor, mode=travels, now=now)
+            return _grant(session, successor, mode=mode, now=now)
         raise errors.InvalidCredentials
     if age.total_seconds() < 0:
         # The clock went back: nothing can be said about the token, so nobody is punished.
@@ -361,7 +382,11 @@ def _answer_spent(
         raise errors.InvalidCredentials
     if _take(AuthEvent.Kind.REFRESH_REUSED, who, "", id=session.id) is not None:
         events.announce(
-            signals.refresh_token_reused, user=session.user, request=request, who=who, session=session
+            signals.refresh_token_reused,
+            user=session.user,
+            request=refresh.request,
+            who=who,
+            session=session,
         )
     raise errors.InvalidCredentials(session_over=True)
 
@@ -404,22 +429,6 @@ def _announce_end(session: RefreshSession, *, request: HttpRequest | None) -> No
         user_logged_out.send_robust(sender=get_user_model(), request=request, user=user, session=session)
     )
     events.announce(signals.logged_out, user=user, request=request, session=session)
-
-
-def _next_mode(session: RefreshSession, mode: str | None, *, from_cookie: bool) -> Mode:
-    """Return the mode of the answer. A session moves from json to cookie to session, never back."""
-    remembered = Mode(session.mode)
-    if mode is None:
-        # A cookie's token never becomes readable, whatever the session remembers.
-        chosen = max(remembered, Mode.COOKIE, key=_ORDER.index) if from_cookie else Mode.JSON
-    else:
-        chosen = Mode(mode)
-    if _ORDER.index(chosen) < _ORDER.index(remembered):
-        raise errors.InvalidPayload(
-            _("This session has moved to mode %(mode)s and does not go back.") % {"mode": remembered.value},
-            field="mode",
-        )
-    return chosen
 
 
 def _take_refresh(session: RefreshSession, *, request: HttpRequest | None) -> None:

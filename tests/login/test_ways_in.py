@@ -84,7 +84,9 @@ class TestTheListOfWaysIn:
 
         assert modules(Function("tokens", "issue_access_token")) == {"sessions/__init__.py"}
         assert modules(Function("tokens", "new_refresh_token")) == {"sessions/__init__.py"}
-        assert modules(Function("sessions", "open")) == {"login/__init__.py"}
+        # `open` is the host's way in alone.
+        assert not modules(Function("sessions", "open"))
+        assert modules(Function("sessions", "open_on")) == {"login/__init__.py"}
         assert modules(Function("login", "log_in")) == {"providers/flow.py"}
         assert modules(Function("login", "with_password")) == {"views/login.py"}
 
