@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import connection
+from django.db import connection, connections
 
 from platform_auth.models import OAuthIdentity, RefreshSession
 from tests.conftest import Api, enrol
 from tests.flows import Browser, add_provider
 from tests.identity_provider import Provider
-from tests.racing import statuses, together
+from tests.racing import meanwhile, statuses, together
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.race]
 
@@ -183,3 +185,55 @@ class TestAtOnce:
 
         assert statuses(answers) == [200] + [400] * 4
         assert RefreshSession.objects.count() == 1
+
+
+def and_disconnect(act: Callable[[], Any]) -> Any:
+    """Do something in a thread of its own; leave no connection behind."""
+    try:
+        return act()
+    finally:
+        connections.close_all()
+
+
+def wait_until_blocking() -> None:
+    """Return as soon as another connection waits for what the transaction of this one holds."""
+    deadline = time.monotonic() + 30
+    blocked = (
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    )
+    with connection.cursor() as cursor:
+        while time.monotonic() < deadline:
+            cursor.execute(blocked)
+            if cursor.fetchone() != (0,):
+                return
+            time.sleep(0.05)
+    raise AssertionError("nobody waits for this transaction")
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="pg_locks tells when the emptying waits")
+class TestEmptyingDuringALink:
+    def test_what_is_linked_at_that_moment_goes_too(
+        self, signed_in: Api, user: Any, provider: Provider
+    ) -> None:
+        """Row 95: a squatter's session has linked, but not committed, when the owner of the address arrives."""
+        add_provider(provider, "squatters")
+        add_provider(provider, "owners", email_linking="unproven")
+        provider.claims |= {"email": user.email}
+        url = signed_in.post("/auth/oauth/squatters/link", {}).json()["data"]["url"]
+        parameters = provider.authorize(url)
+
+        with ThreadPoolExecutor(1) as pool:
+            arrivals = []
+
+            def let_the_owner_arrive() -> None:
+                owner = Browser()
+                arrivals.append(pool.submit(and_disconnect, lambda: owner.log_in(provider, key="owners")))
+                wait_until_blocking()
+
+            with meanwhile(let_the_owner_arrive, after="INSERT", of=OAuthIdentity):
+                linked = signed_in.get("/auth/oauth/squatters/callback", data=parameters)
+            (arrived,) = (arrival.result(60) for arrival in arrivals)
+
+        assert (linked.status_code, arrived.status_code) == (204, 200)
+        assert [identity.provider.key for identity in OAuthIdentity.objects.all()] == ["owners"]
+        assert [session.provider for session in RefreshSession.objects.all()] == ["owners"]
