@@ -507,6 +507,8 @@ class PlainOAuth2(RowBackend):
         )
 
 
+# To add a provider: a backend class above and its entry here, a Kind in models.OAuthProvider with its migration, and
+# in admin/provider_form._NEEDED the fields that its row cannot do without.
 BACKENDS: Mapping[str, type[RowBackend]] = {
     OAuthProvider.Kind.OIDC: OpenIDConnect,
     OAuthProvider.Kind.GITHUB: GitHub,
