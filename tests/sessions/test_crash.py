@@ -133,8 +133,8 @@ def test_every_client_goes_on_with_the_token_that_it_has() -> None:
             browsers = [Browser(running, token) for token in tokens]
             for browser in browsers:
                 browser.start()
-            # On a slow machine the first answer takes longer than the wait that follows.
-            while not any(browser.rounds for browser in browsers) and any(map(Browser.is_alive, browsers)):
+            # On a slow machine the first answers take longer than the wait that follows.
+            while not all(browser.rounds or not browser.is_alive() for browser in browsers):
                 time.sleep(0.01)
             time.sleep(random.uniform(0.05, 0.4))
             running.kill()
@@ -158,7 +158,7 @@ def test_every_client_goes_on_with_the_token_that_it_has() -> None:
 
         assert RefreshSession.objects.count() == CLIENTS
         assert not AuthEvent.objects.filter(kind="refresh_reused").exists()
-        assert rounds >= KILLS
+        assert rounds > KILLS
         print(
             f"{KILLS} kills, {rounds} refreshes, {recovered} answers lost and recovered within the grace period"
         )
