@@ -73,6 +73,6 @@ class RefreshSessionAdmin(ReadOnlyAdmin):
     def end_all_of_users(self, request: HttpRequest, rows: QuerySet[RefreshSession]) -> None:
         count = 0
         for user in get_user_model()._default_manager.filter(pk__in=rows.order_by().values("user")):
-            count += sessions.end_all(user, who=caller.of(request), reason=f"all, {by(request)}")
+            count += sessions.revoke_and_record(user, who=caller.of(request), reason=f"all, {by(request)}")
         text = ngettext("%(count)d session ended.", "%(count)d sessions ended.", count)
         self.message_user(request, text % {"count": count}, messages.SUCCESS)

@@ -182,10 +182,10 @@ def revoke_all(user: Any, keep: RefreshSession | None = None) -> int:
 
 
 @db.in_transaction
-def end_all(
+def revoke_and_record(
     user: Any, *, keep: RefreshSession | None = None, who: Caller, reason: str, session_id: object = None
 ) -> int:
-    """Do the same and record why, both or neither."""
+    """End every session of a user, but `keep`, and record why, both or neither; return how many."""
     count = revoke_all(user, keep)
     if count:
         events.record(
@@ -205,7 +205,7 @@ def revoke_own(user: Any, session_id: str, *, request: HttpRequest | None = None
 
 def revoke_others(session: RefreshSession, *, request: HttpRequest | None = None) -> None:
     """End every session of a session's user but this one."""
-    end_all(session.user, keep=session, who=caller.of(request), reason="others")
+    revoke_and_record(session.user, keep=session, who=caller.of(request), reason="others")
 
 
 def of(user: Any) -> list[RefreshSession]:
@@ -290,7 +290,7 @@ class _Refresh(NamedTuple):
     def __repr__(self) -> str:
         return "<Refresh>"
 
-    def travels(self, session: RefreshSession) -> Mode:
+    def next_mode(self, session: RefreshSession) -> Mode:
         """Return the mode of the answer. A session moves from json to cookie to session, never back."""
         remembered = Mode(session.mode)
         if self.mode is not None:
@@ -318,11 +318,11 @@ def _rotate(refresh: _Refresh) -> Grant:
             raise errors.InvalidCredentials(session_over=True)
         who = caller.of(refresh.request)
         if not session.user.is_active:
-            end_all(session.user, who=who, reason="user suspended", session_id=session.id)
+            revoke_and_record(session.user, who=who, reason="user suspended", session_id=session.id)
             raise errors.UserSuspended
         if not hmac.compare_digest(refresh.presented.digest, session.digest):
             return _answer_spent(session, refresh, who=who, now=now)
-        mode = refresh.travels(session)
+        mode = refresh.next_mode(session)
         refresh.take(session)
         grant = _advance(session, refresh.presented, mode=mode, who=who, now=now)
         if grant is not None:
@@ -371,7 +371,7 @@ def _answer_spent(session: RefreshSession, refresh: _Refresh, *, who: Caller, no
     if abs(age) <= conf.REFRESH_GRACE_PERIOD:
         successor = refresh.presented.successor(session.salt) if session.salt else None
         if successor is not None and hmac.compare_digest(successor.digest, session.digest):
-            mode = refresh.travels(session)
+            mode = refresh.next_mode(session)
             refresh.take(session)
             events.record(AuthEvent.Kind.REFRESH_REPLAYED, **facts)
             return _grant(session, successor, mode=mode, now=now)

@@ -10,8 +10,9 @@ import pytest
 from django.db import transaction
 
 from platform_auth import errors, sessions
-from platform_auth.models import RefreshSession, TOTPFactor
+from platform_auth.models import AuthEvent, RefreshSession, TOTPFactor
 from tests.conftest import PASSWORD, Api, code_of, make_user
+from tests.racing import failing
 
 pytestmark = pytest.mark.django_db
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -215,3 +216,27 @@ class TestWhatAHostMayCall:
         assert RefreshSession.objects.get() == second.session
         assert sessions.revoke_all(user) == 1
         sessions.revoke(first.session)
+
+
+class TestAFailingEvent:
+    """Sessions end together with the record of their end, or not at all."""
+
+    def test_the_others_go_on(self, signed_in: Api, user: Any) -> None:
+        other = sessions.open(user).session
+
+        with failing(at="INSERT", of=AuthEvent):
+            assert signed_in.delete("/auth/sessions").status_code == 503
+
+        assert RefreshSession.objects.filter(pk=other.pk).exists()
+        assert signed_in.delete("/auth/sessions").status_code == 204
+        assert not RefreshSession.objects.filter(pk=other.pk).exists()
+
+    def test_those_of_a_suspended_user_go_on_until_the_next_refresh(self, signed_in: Api, user: Any) -> None:
+        type(user).objects.update(is_active=False)
+
+        with failing(at="INSERT", of=AuthEvent):
+            assert signed_in.refresh().status_code == 503
+
+        assert RefreshSession.objects.count() == 1
+        assert code_of(signed_in.refresh()) == "USER_SUSPENDED"
+        assert not RefreshSession.objects.exists()
