@@ -85,8 +85,8 @@ def clear_cookies(request: HttpRequest, response: HttpResponseBase) -> None:
 def require_refresh_token(request: HttpRequest, fields: dict[str, Any]) -> Presented:
     """Return the refresh token of the body, else of the cookie, whose use its origin allows.
 
-    Raises InvalidPayload for none, and for a cookie that came twice (somebody else's cookie, tossed in by a sibling
-    domain); Forbidden for a page of another origin, where a cookie is read or would be set.
+    Raises InvalidPayload if there is none, or if the cookie was sent twice (a sibling domain can set another one);
+    Forbidden if a page of another origin sent it, where a cookie is read or would be set.
     """
     mode = fields.get("mode")
     raw_token = fields.get("refresh_token")

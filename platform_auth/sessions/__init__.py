@@ -88,9 +88,14 @@ def open(
     provider: str = "",
     otp: str | None = None,
     factor_satisfied: bool = False,
+    replacing: str | None = None,
 ) -> Grant:
-    """Open a session for a user who has shown who they are, as the host says: see `Evidence`, and `open_on`."""
-    return open_on(Evidence(user, tuple(amr), provider, otp, factor_satisfied), mode=mode, request=request)
+    """Open a session for a user whom the host has authenticated.
+
+    For the arguments and errors see `Evidence` and `open_on`, which also takes what must still hold at that moment.
+    """
+    evidence = Evidence(user, tuple(amr), provider, otp, factor_satisfied)
+    return open_on(evidence, mode=mode, replacing=replacing, request=request)
 
 
 @sensitive_variables()
