@@ -136,30 +136,7 @@ class FactorManager(PrimaryManager, DeviceManager):
     """django-otp's, asking the primary."""
 
 
-class SealedSecret(models.Model):
-    """The secret of an authenticator, sealed for one row alone."""
-
-    sealed_secret = models.TextField(editable=False)
-
-    class Meta:
-        abstract = True
-
-    @property
-    def seal_purpose(self) -> str:
-        """What the secret is sealed for."""
-        raise NotImplementedError
-
-    @sensitive_variables()
-    def set_secret(self, raw_secret: str) -> None:
-        self.sealed_secret = sealing.seal(self.seal_purpose, raw_secret)
-
-    @property
-    def secret(self) -> str:
-        """The secret in clear, as base32. Raises sealing.SealBroken."""
-        return sealing.unseal(self.seal_purpose, self.sealed_secret)
-
-
-class TOTPFactor(SealedSecret, Device):
+class TOTPFactor(Device):
     """A user's confirmed authenticator (RFC 6238). One a user; the secret is sealed for that user alone."""
 
     user = models.OneToOneField(
@@ -169,6 +146,8 @@ class TOTPFactor(SealedSecret, Device):
         related_name="platform_auth_factor",
         help_text=_("The user that this factor belongs to."),
     )
+    sealed_secret = models.TextField(editable=False)
+    secret = sealing.Secret("sealed_secret", lambda factor: f"totp:{factor.user_id}")
     # The last time step whose code was accepted: each step passes once.
     last_step = models.BigIntegerField(editable=False, default=-1)
     created_at = models.DateTimeField(_("enabled at"), default=timezone.now)
@@ -184,10 +163,6 @@ class TOTPFactor(SealedSecret, Device):
 
     def __str__(self) -> str:
         return str(_("Authenticator app"))
-
-    @property
-    def seal_purpose(self) -> str:
-        return f"totp:{self.user_id}"
 
     def verify_is_allowed(self) -> tuple[bool, dict[str, Any] | None]:
         """Return whether `verify_token` would look at a code now. Counts nothing."""
@@ -223,12 +198,14 @@ class TOTPFactor(SealedSecret, Device):
         return True
 
 
-class PendingFactor(SealedSecret):
+class PendingFactor(models.Model):
     """A secret that `generate` gave to a session and that no code has confirmed. It turns nothing on."""
 
     # No foreign key: a session that ends takes nothing along that matters, and rows expire by themselves.
     session_id = models.UUIDField(primary_key=True, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    sealed_secret = models.TextField(editable=False)
+    secret = sealing.Secret("sealed_secret", lambda pending: f"totp-pending:{pending.session_id}")
     created_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField()
 
@@ -243,10 +220,6 @@ class PendingFactor(SealedSecret):
 
     def __str__(self) -> str:
         return str(self.session_id)
-
-    @property
-    def seal_purpose(self) -> str:
-        return f"totp-pending:{self.session_id}"
 
 
 class FailedCode(models.Model):
@@ -367,6 +340,9 @@ class OAuthProvider(models.Model):
 
     client_id = models.CharField(_("client ID"), max_length=512)
     sealed_secret = models.TextField(editable=False, blank=True, default="")
+    client_secret = sealing.Secret(
+        "sealed_secret", lambda row: f"provider:{row.id}:client_secret", optional=True
+    )
     scopes = models.CharField(
         _("scopes"),
         max_length=512,
@@ -390,6 +366,9 @@ class OAuthProvider(models.Model):
     team_id = models.CharField(_("team ID"), max_length=64, blank=True, help_text=_("Apple."))
     key_id = models.CharField(_("key ID"), max_length=64, blank=True, help_text=_("Apple."))
     sealed_private_key = models.TextField(editable=False, blank=True, default="")
+    private_key = sealing.Secret(
+        "sealed_private_key", lambda row: f"provider:{row.id}:private_key", optional=True
+    )
     authorization_url = models.CharField(_("authorization URL"), max_length=512, blank=True)
     token_url = models.CharField(_("token URL"), max_length=512, blank=True)
     userinfo_url = models.CharField(_("user info URL"), max_length=512, blank=True)
@@ -447,38 +426,6 @@ class OAuthProvider(models.Model):
 
     def __str__(self) -> str:
         return self.label or self.key
-
-    @property
-    def client_secret(self) -> str:
-        """The client secret in clear; stored sealed for this row alone. Raises sealing.SealBroken."""
-        return self._unsealed("client_secret", self.sealed_secret)
-
-    @client_secret.setter
-    @sensitive_variables()
-    def client_secret(self, raw_secret: str) -> None:
-        self.sealed_secret = self._sealed("client_secret", raw_secret)
-
-    @property
-    def private_key(self) -> str:
-        """Apple's private key (PEM) in clear; stored sealed for this row alone. Raises sealing.SealBroken."""
-        return self._unsealed("private_key", self.sealed_private_key)
-
-    @private_key.setter
-    @sensitive_variables()
-    def private_key(self, raw_key: str) -> None:
-        self.sealed_private_key = self._sealed("private_key", raw_key)
-
-    def seal_purpose(self, name: str) -> str:
-        """Return what one of the row's two secrets is sealed for."""
-        return f"provider:{self.id}:{name}"
-
-    @sensitive_variables()
-    def _sealed(self, name: str, raw: str) -> str:
-        return sealing.seal(self.seal_purpose(name), raw) if raw else ""
-
-    @sensitive_variables()
-    def _unsealed(self, name: str, sealed: str) -> str:
-        return sealing.unseal(self.seal_purpose(name), sealed) if sealed else ""
 
 
 class OAuthIdentity(models.Model):

@@ -7,6 +7,8 @@ first. The purpose names the row and the field, so a ciphertext that is moved to
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.core.exceptions import ImproperlyConfigured
@@ -48,12 +50,6 @@ def unseal(purpose: str, sealed: str, *, max_age: int | None = None) -> str:
 
 
 @sensitive_variables()
-def reseal(purpose: str, sealed: str) -> str:
-    """Encrypt again under the newest key. Raises SealBroken."""
-    return seal(purpose, unseal(purpose, sealed))
-
-
-@sensitive_variables()
 def is_current(purpose: str, sealed: str) -> bool:
     """Return whether a secret is sealed under the newest key."""
     key = derive_key(conf.ENCRYPTION_KEYS[0], label=f"seal:{purpose}")
@@ -62,3 +58,23 @@ def is_current(purpose: str, sealed: str) -> bool:
     except (InvalidToken, UnicodeError):
         return False
     return True
+
+
+class Secret(property):
+    """A row's secret in clear; reading it raises SealBroken. `column` keeps it sealed for `purpose(row)`.
+
+    An empty column is no secret and raises too, or its codes could be computed; where one is `optional` it reads "".
+    """
+
+    def __init__(self, column: str, purpose: Callable[[Any], str], *, optional: bool = False) -> None:
+        super().__init__(self._read, self._write)
+        self.column, self.purpose, self.optional = column, purpose, optional
+
+    @sensitive_variables()
+    def _read(self, row: Any) -> str:
+        sealed = getattr(row, self.column)
+        return "" if self.optional and not sealed else unseal(self.purpose(row), sealed)
+
+    @sensitive_variables()
+    def _write(self, row: Any, raw: str) -> None:
+        setattr(row, self.column, "" if self.optional and not raw else seal(self.purpose(row), raw))

@@ -185,11 +185,11 @@ class TestRotateKeys:
 
     def make_secrets(self) -> tuple[TOTPFactor, PendingFactor, OAuthProvider]:
         factor = TOTPFactor(user=make_user())
-        factor.set_secret("JBSWY3DPEHPK3PXP")
+        factor.secret = "JBSWY3DPEHPK3PXP"
         factor.save()
         session = sessions.open(make_user()).session
         pending = PendingFactor(session_id=session.pk, user=session.user, expires_at=timezone.now())
-        pending.set_secret("KRSXG5CTMVRXEZLU")
+        pending.secret = "KRSXG5CTMVRXEZLU"
         pending.save()
         provider = OAuthProvider(key="apple", label="Apple", kind="apple")
         provider.client_secret = "client secret"
@@ -262,7 +262,7 @@ class TestRotateKeys:
             if sql.startswith("UPDATE"):
                 writes.append(sql)
                 if len(writes) == 1:
-                    factor.set_secret("ORSXG5A2ORSXG5A2")
+                    factor.secret = "ORSXG5A2ORSXG5A2"
                     factor.save()
             return execute(sql, *rest)
 
@@ -277,13 +277,13 @@ class TestRotateKeys:
         monkeypatch.setattr(platform_auth_rotate_keys, "BATCH_SIZE", 2)
         for _number in range(5):
             factor = TOTPFactor(user=make_user())
-            factor.set_secret("JBSWY3DPEHPK3PXP")
+            factor.secret = "JBSWY3DPEHPK3PXP"
             factor.save()
         settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new-" * 16, [settings.SECRET_KEY]
 
         assert "5 secrets sealed again" in run("platform_auth_rotate_keys")
         assert all(
-            sealing.is_current(row.seal_purpose, row.sealed_secret) for row in TOTPFactor.objects.all()
+            sealing.is_current(f"totp:{row.user_id}", row.sealed_secret) for row in TOTPFactor.objects.all()
         )
 
 

@@ -159,7 +159,7 @@ def _keep_pending(session: RefreshSession, secret: str) -> None:
     pending = PendingFactor(
         session_id=session.id, user=session.user, created_at=now, expires_at=now + PENDING_FOR
     )
-    pending.set_secret(secret)
+    pending.secret = secret
     pending.save()
 
 
@@ -199,7 +199,7 @@ def _turn_on(
         raise errors.InvalidToken(challenge=True)
     TOTPFactor.objects.filter(user=user, confirmed=False).delete()
     factor = TOTPFactor(user=user, name=_("Authenticator app"), last_step=step, last_used_at=timezone.now())
-    factor.set_secret(secret)
+    factor.secret = secret
     factor.save(force_insert=True)
     verification.replace_recovery_codes(user, raw_codes)
     sessions.revoke_all(user, keep=session)

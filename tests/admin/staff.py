@@ -16,7 +16,7 @@ from tests.conftest import make_user
 
 def enrol(user: Any) -> TOTPFactor:
     factor = TOTPFactor(user=user, confirmed=True)
-    factor.set_secret("JBSWY3DPEHPK3PXP")
+    factor.secret = "JBSWY3DPEHPK3PXP"
     factor.save()
     RecoveryCode.objects.create(user=user, digest="d" * 64)
     return factor

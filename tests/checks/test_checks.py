@@ -667,7 +667,7 @@ class TestDatabase:
     def test_a_factor_whose_key_is_gone(self, settings: Any) -> None:
         """Keys lost with SECRET_KEY."""
         factor = TOTPFactor(user=make_user())
-        factor.set_secret("JBSWY3DPEHPK3PXP")
+        factor.secret = "JBSWY3DPEHPK3PXP"
         factor.save()
         assert found(databases=["default"]) == {}
         lost = settings.SECRET_KEY

@@ -261,7 +261,7 @@ class TestLogin:
         for _ in range(size):
             user, app = make_user(), Authenticator(pyotp.random_base32())
             factor = TOTPFactor(user=user)
-            factor.set_secret(app.secret)
+            factor.secret = app.secret
             factor.save()
             made.append((user, app))
         return made

@@ -87,7 +87,7 @@ class TestOneCode:
     def test_twenty_stale_copies_of_the_factor_accept_one_code_once(self, user: Any, clock: Any) -> None:
         """Without any lock: the conditional UPDATE alone decides."""
         factor = TOTPFactor(user=user)
-        factor.set_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")
+        factor.secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
         factor.save()
         app = Authenticator(factor.secret)
 
@@ -161,7 +161,7 @@ class TestAnotherDatabase:
         if not connections[elsewhere].features.has_select_for_update:
             pytest.skip("this database has no row locks")
         factor = TOTPFactor(user=user)
-        factor.set_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")
+        factor.secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
         factor.save()
 
         with (

@@ -37,7 +37,7 @@ def secret() -> str:
 @pytest.fixture
 def factor(user: Any, secret: str, clock: Any) -> TOTPFactor:
     made = TOTPFactor(user=user)
-    made.set_secret(secret)
+    made.secret = secret
     made.save()
     return made
 
@@ -307,7 +307,7 @@ class TestTheLimit:
             self.fail(user, secret)
         other = make_user()
         theirs = TOTPFactor(user=other)
-        theirs.set_secret(secret)
+        theirs.secret = secret
         theirs.save()
 
         verification.verify(other, code(secret), who=WHO)
@@ -422,7 +422,7 @@ class TestRecoveryCodes:
     def test_those_of_somebody_else_do_not_work(self, user: Any, codes: list[str], secret: str) -> None:
         other = make_user()
         theirs = TOTPFactor(user=other)
-        theirs.set_secret(secret)
+        theirs.secret = secret
         theirs.save()
 
         with pytest.raises(errors.InvalidOTP):
@@ -475,6 +475,13 @@ class TestTheSealedSecret:
 
         with pytest.raises(sealing.SealBroken):
             other.verify_token("123456")
+
+    def test_a_row_without_a_secret_takes_no_code(self, user: Any) -> None:
+        """Those of an empty key are known to everybody."""
+        TOTPFactor.objects.create(user=user)
+
+        with pytest.raises(sealing.SealBroken):
+            verification.verify(user, "123456", who=WHO)
 
     def test_without_its_key_it_is_an_error_that_names_the_setting(
         self, settings: Any, factor: TOTPFactor, user: Any

@@ -186,7 +186,7 @@ def test_guesses_of_a_one_time_password_outlive_restarts() -> None:
     """Row 13. The server has no other limit: see crash_settings."""
     user = make_user()
     factor = TOTPFactor(user=user)
-    factor.set_secret(pyotp.random_base32())
+    factor.secret = pyotp.random_base32()
     factor.save()
     app = Authenticator(factor.secret)
 

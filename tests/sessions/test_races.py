@@ -238,7 +238,7 @@ class TestALoginAgainstAChangeOfTheUser:
                         password=user.password
                     )
                     factor = TOTPFactor(user=user, name="app", confirmed=True)
-                    factor.set_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")
+                    factor.secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
                     factor.save()
                     sessions.revoke_all(user)
 

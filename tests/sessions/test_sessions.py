@@ -192,7 +192,7 @@ class TestWhatAHostMayCall:
     def test_open_refuses_a_user_with_a_factor_that_was_not_given(self, user: Any) -> None:
         """Row 3: whoever opens a session says that the factor was shown, or there is none."""
         factor = TOTPFactor(user=user, name="app", confirmed=True)
-        factor.set_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")
+        factor.secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
         factor.save()
 
         with pytest.raises(errors.InvalidOTP):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import router
 from django.views.decorators.debug import sensitive_variables
 
 from platform_auth import db, sealing
@@ -17,20 +16,13 @@ BATCH_SIZE = 500
 REPORTS_EVERY = 5.0
 
 
-class Sealed(NamedTuple):
-    """A column that holds sealed secrets, and what each was sealed for."""
-
-    model: Any
-    column: str
-    purpose: Any
-
-
-SEALED = (
-    Sealed(TOTPFactor, "sealed_secret", lambda row: row.seal_purpose),
-    Sealed(PendingFactor, "sealed_secret", lambda row: row.seal_purpose),
-    Sealed(OAuthProvider, "sealed_secret", lambda row: row.seal_purpose("client_secret")),
-    Sealed(OAuthProvider, "sealed_private_key", lambda row: row.seal_purpose("private_key")),
+SECRETS = (
+    (TOTPFactor, "secret"),
+    (PendingFactor, "secret"),
+    (OAuthProvider, "client_secret"),
+    (OAuthProvider, "private_key"),
 )
+"""Each model and its properties of the type sealing.Secret."""
 
 
 class Command(BaseCommand):
@@ -44,15 +36,13 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         renewed = broken = current = 0
         reported_at = time.monotonic()
-        for sealed in SEALED:
-            for row in _rows(sealed):
+        for model, name in SECRETS:
+            for row in _rows(model, name):
                 try:
-                    changed = _renew(sealed, row, dry_run=options["dry_run"])
+                    changed = _renew(row, name, dry_run=options["dry_run"])
                 except sealing.SealBroken:
                     broken += 1
-                    self.stderr.write(
-                        f"{sealed.model._meta.verbose_name} {row.pk}: does not open with any key"
-                    )
+                    self.stderr.write(f"{model._meta.verbose_name} {row.pk}: does not open with any key")
                     continue
                 renewed, current = renewed + changed, current + (not changed)
                 if time.monotonic() - reported_at >= REPORTS_EVERY:
@@ -67,30 +57,25 @@ class Command(BaseCommand):
             )
 
 
-def _rows(sealed: Sealed) -> Iterator[Any]:
+def _rows(model: Any, name: str) -> Iterator[Any]:
     """Yield the rows with a secret, a batch at a time, in the order of their keys."""
-    rows = sealed.model._default_manager.using(router.db_for_write(sealed.model)).exclude(
-        **{sealed.column: ""}
-    )
-    last = None
-    while True:
-        batch = list((rows if last is None else rows.filter(pk__gt=last)).order_by("pk")[:BATCH_SIZE])
+    rows = model.objects.exclude(**{getattr(model, name).column: ""}).order_by("pk")
+    batch = list(rows[:BATCH_SIZE])
+    while batch:
         yield from batch
-        if len(batch) < BATCH_SIZE:
-            return
-        last = batch[-1].pk
+        batch = list(rows.filter(pk__gt=batch[-1].pk)[:BATCH_SIZE])
 
 
 @sensitive_variables()
 @db.retried
-def _renew(sealed: Sealed, row: Any, *, dry_run: bool) -> bool:
+def _renew(row: Any, name: str, *, dry_run: bool) -> bool:
     """Seal a row's secret again, unless it was changed meanwhile; return whether it was under an older key."""
-    before = getattr(row, sealed.column)
-    purpose = sealed.purpose(row)
-    if sealing.is_current(purpose, before):
+    secret = getattr(type(row), name)
+    before = getattr(row, secret.column)
+    if sealing.is_current(secret.purpose(row), before):
         return False
-    after = sealing.reseal(purpose, before)
+    setattr(row, name, getattr(row, name))
     if not dry_run:
-        rows = sealed.model._default_manager.using(router.db_for_write(sealed.model))
-        rows.filter(pk=row.pk, **{sealed.column: before}).update(**{sealed.column: after})
+        unchanged = type(row).objects.filter(pk=row.pk, **{secret.column: before})
+        unchanged.update(**{secret.column: getattr(row, secret.column)})
     return True
