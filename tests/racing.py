@@ -77,3 +77,19 @@ def failing(*, at: str, of: type[models.Model], times: int = 1) -> Iterator[None
     with connection.execute_wrapper(execute_or_fail):
         yield
     assert not failures, "there was no such statement"
+
+
+@contextmanager
+def refused(*, at: str, of: type[models.Model]) -> Iterator[None]:
+    """Have the database itself refuse a kind of statement on a model's table; PostgreSQL gives up what is around."""
+    refusals = []
+
+    def execute_or_refuse(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if not sql.startswith(at) or of._meta.db_table not in sql:
+            return execute(sql, params, many, context)
+        refusals.append(sql)
+        return execute("SELECT * FROM no_such_table", None, False, context)
+
+    with connection.execute_wrapper(execute_or_refuse):
+        yield
+    assert refusals, "there was no such statement"

@@ -231,6 +231,17 @@ class TestUpgradingAHash:
         logged_in = self.log_in_while(user, lambda: type(user).objects.update(password=upgraded))
         assert type(user).objects.get().password == upgraded == logged_in.password
 
+    def test_which_it_reads_where_it_is_written(self, user: Any, settings: Any) -> None:
+        """Row 48: a replica that lags would bring the old password back."""
+        self.weaken(user)
+        upgraded = make_password(PASSWORD)
+
+        def upgrade() -> None:
+            type(user).objects.update(password=upgraded)
+            settings.DATABASE_ROUTERS = ["tests.sessions.test_refresh.Replica"]
+
+        assert self.log_in_while(user, upgrade) == user
+
     def test_a_user_who_is_deleted_meanwhile_is_refused(self, user: Any) -> None:
         self.weaken(user)
 

@@ -29,7 +29,7 @@ from platform_auth.models import (
 )
 from platform_auth.second_factor import enrolment, verification
 from tests.conftest import PASSWORD, Api, Authenticator, enrol, make_user, unrecordable
-from tests.racing import together
+from tests.racing import refused, together
 
 pytestmark = [pytest.mark.race, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("clock")]
 
@@ -211,6 +211,17 @@ class TestAFailingEvent:
 
         assert answers == [401] * 10 + [429]
         assert FailedCode.objects.count() == 10
+
+    def test_so_it_does_where_the_database_refuses_the_event(self, user: Any, clock: Any) -> None:
+        """PostgreSQL takes nothing more into a transaction in which a statement failed, and rolls it back."""
+        api = Api()
+        api.login(user.email)
+        app, _codes = enrol(api)
+
+        with refused(at="INSERT", of=AuthEvent):
+            assert log_in(user, app.wrong()).status_code == 401
+
+        assert FailedCode.objects.count() == 1
 
 
 class TestPolicy:

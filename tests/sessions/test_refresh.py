@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.hashers import check_password, make_password
 from django.db import connection
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -587,6 +588,15 @@ class TestAReplica:
         clock.shift(11)
         assert is_refused(api.refresh(spent))
         assert api.post("/auth/logout", {"refresh_token": api.refresh_token}).status_code == 204
+
+    def test_nor_whether_a_password_still_is_what_was_verified(self, user: Any, settings: Any) -> None:
+        type(user).objects.filter(pk=user.pk).update(password=make_password(PASSWORD))
+        settings.DATABASE_ROUTERS = [f"{__name__}.Replica"]
+        evidence = sessions.Evidence(
+            user, ("pwd",), still_holds=lambda fresh: check_password(PASSWORD, fresh.password)
+        )
+
+        assert sessions.open_on(evidence).session.user == user
 
 
 class TestTheCookie:
