@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from types import NoneType
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.encoding import force_bytes
 from django.views.decorators.debug import sensitive_variables
 
 Algorithm = Literal["HS256", "EdDSA", "ES256", "RS256"]
@@ -24,8 +26,9 @@ Keys = list[str | bytes]
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=seconds) for seconds in (1, 60, 3600, 86400))
 MAXIMUM_GRACE_PERIOD = MINUTE
 LIST = (list, tuple)
-LIST_OR_NONE = (*LIST, None)
-TEXT_OR_NONE = (str, None)
+LIST_OR_NONE = (*LIST, NoneType)
+TEXT_OR_NONE = (str, NoneType)
+TIME_OR_NONE = (timedelta, NoneType)
 
 DEFAULT_LIMITS: Mapping[str, Mapping[str, str]] = {
     "login": {"account_and_address": "5/m", "address": "30/m", "account": "100/h"},
@@ -59,10 +62,8 @@ def parse_rate(text: object) -> Rate:
 @sensitive_variables()
 def derive_key(secret: str | bytes, *, label: str) -> bytes:
     """Derive 32 bytes for one purpose from a secret (HKDF-SHA256, RFC 5869)."""
-    material = secret.encode() if isinstance(secret, str) else secret
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=f"platform_auth:{label}".encode()).derive(
-        material
-    )
+    info = f"platform_auth:{label}".encode()
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(force_bytes(secret))
 
 
 def configured() -> Mapping[str, Any]:
@@ -137,7 +138,7 @@ class Settings:
     REFRESH_TOKEN_TTL = Setting(
         7 * DAY, "how long a refresh token lives since the last refresh", bounds=(SECOND, 90 * DAY))
     SESSION_MAX_AGE = Setting[timedelta | None](
-        30 * DAY, "how long a session lives since its log-in; `None`: no end", (timedelta, None), (SECOND, 365 * DAY))
+        30 * DAY, "how long a session lives since its log-in; `None`: no end", TIME_OR_NONE, (SECOND, 365 * DAY))
     REFRESH_GRACE_PERIOD = Setting(
         10 * SECOND, "how long a spent refresh token still yields its own successor; at most 60 seconds",
         bounds=(0 * SECOND, MAXIMUM_GRACE_PERIOD), read=lambda time: min(time, MAXIMUM_GRACE_PERIOD))
@@ -169,7 +170,7 @@ class Settings:
         get_args(MailDelivery))
     EVENT_RETENTION = Setting(180 * DAY, "how long `platform_auth_prune` keeps events", bounds=(SECOND, None))
     COOKIE_SECURE = Setting[bool](
-        None, "the cookies' `Secure`, with the prefix `__Host-`", (bool, None),
+        None, "the cookies' `Secure`, with the prefix `__Host-`", (bool, NoneType),
         read=lambda secure: not settings.DEBUG if secure is None else bool(secure))
     COOKIE_SAMESITE = Setting[SameSite]("Lax", "the cookies' `SameSite`", get_args(SameSite))
     COOKIE_DOMAIN = Setting[str | None](None, "the cookies' `Domain`", TEXT_OR_NONE)

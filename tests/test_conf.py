@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -31,9 +30,7 @@ class TestReading:
             declared = getattr(setting, "__orig_class__", Setting[type(setting.default)])
             (kind,) = get_args(declared)
             if get_args(kind) and not setting.read:
-                assert setting.type == tuple(
-                    part if part is not NoneType else None for part in get_args(kind)
-                )
+                assert setting.type == get_args(kind)
             if get_origin(kind) is not Literal:
                 assert isinstance(getattr(conf, name), list if get_origin(kind) is list else kind)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.checks import Error
 from django.core.exceptions import ImproperlyConfigured
-from django.db import router
+from django.utils.encoding import force_bytes
 
 from .. import sealing, signed_tokens
 from ..conf import SETTINGS, conf
@@ -32,7 +32,7 @@ def keys() -> Messages:
             id="platform_auth.E006",
         )
     own = {
-        name: {_as_bytes(key) for key in SETTINGS[name].value or ()}
+        name: {force_bytes(key) for key in SETTINGS[name].value or ()}
         for name in ("SIGNING_KEYS", "ENCRYPTION_KEYS")
     }
     if any(len(key) < MINIMUM_KEY_BYTES for key in own["ENCRYPTION_KEYS"]):
@@ -50,16 +50,12 @@ def keys() -> Messages:
             id="platform_auth.E008",
         )
     for name, values in own.items():
-        if values & {_as_bytes(secret) for secret in conf.django_secrets}:
+        if values & {force_bytes(secret) for secret in conf.django_secrets}:
             yield Error(
                 f'One of PLATFORM_AUTH["{name}"] is SECRET_KEY itself.',
                 hint="Take it out: without the setting, a key for each purpose is derived from SECRET_KEY.",
                 id="platform_auth.E008",
             )
-
-
-def _as_bytes(key: str | bytes) -> bytes:
-    return key.encode() if isinstance(key, str) else key
 
 
 @check(asks=TOTPFactor)
@@ -83,7 +79,7 @@ def sealed_secrets() -> Messages:
 
 
 def _sample_of_factors() -> set[TOTPFactor]:
-    factors = TOTPFactor.objects.using(router.db_for_write(TOTPFactor))
+    factors = TOTPFactor.objects
     return {*factors.order_by("pk")[:SAMPLE], *factors.order_by("-pk")[:SAMPLE]}
 
 

@@ -50,16 +50,13 @@ def _is_sound(name: str) -> bool:
     value, allowed, (least, _most) = setting.value, setting.type, setting.bounds
     if isinstance(allowed[0], str):
         return value in allowed
-    if value is None:
-        return None in allowed
-    if isinstance(value, bool):
-        return bool in allowed
-    if not isinstance(value, tuple(kind for kind in allowed if kind)):
+    # True is an int, too.
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         return False
     if isinstance(value, list | tuple):
         return all(isinstance(item, (str, bytes) if name.endswith("_KEYS") else str) for item in value)
     # Times have checks of their own.
-    if least is None or isinstance(value, timedelta):
+    if least is None or value is None or isinstance(value, timedelta):
         return True
     return bool((len(value) if isinstance(value, str) else value) >= least)
 

@@ -24,7 +24,7 @@ EXAMPLES: dict[Any, str] = {
     int: "a number from 0",
     dict: "a dict",
     list: "a list of strings",
-    None: "None",
+    type(None): "None",
 }
 
 
