@@ -126,7 +126,7 @@ def _take_login(request: HttpRequest, name: str, user: Any) -> limits.LoginAttem
     if user is not None:
         name = getattr(user, user.get_email_field_name(), "") or name
     try:
-        return limits.take_login(name, who, is_familiar=lambda: user is not None and events.knows(user, who))
+        return limits.take_login(name, who, is_familiar=lambda: events.is_familiar(user, who))
     except limits.Limited as limited:
         if limited.is_first:
             events.record(AuthEvent.Kind.LOGIN_LIMITED, who=who, reason="limited, by a form")

@@ -18,8 +18,8 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
+from django.contrib.auth.signals import user_logged_in
 from django.db import DatabaseError, router, transaction
-from django.db.models.functions import Lower
 from django.dispatch import Signal
 from django.http import HttpRequest
 from django.utils import timezone, translation
@@ -104,16 +104,14 @@ def record_if_possible(kind: AuthEvent.Kind, **facts: Any) -> None:
         logger.exception("an event could not be recorded: %s", kind)
 
 
-def record_login_elsewhere(*, request: Any, user: Any, **kwargs: Any) -> None:
-    """Record a login by another door, such as Django admin's form: its address is familiar from then on."""
-    if _is_elsewhere(request, user, kwargs):
-        record_if_possible(AuthEvent.Kind.LOGGED_IN, reason="form", user=user, who=callers.of(request))
-
-
-def record_logout_elsewhere(*, request: Any, user: Any, **kwargs: Any) -> None:
-    """Record a logout by another door, such as Django admin's."""
-    if _is_elsewhere(request, user, kwargs):
-        record_if_possible(AuthEvent.Kind.LOGGED_OUT, reason="form", user=user, who=callers.of(request))
+def record_elsewhere(*, signal: Signal, request: Any, user: Any, **kwargs: Any) -> None:
+    """Record a login or logout by another door, such as Django admin's form: its address is familiar from then on."""
+    # Ours have an event of their own and name their session. A request without a method is nobody's: a test client's
+    # `force_login` makes one.
+    is_ours, is_sent = "session" in kwargs, getattr(request, "method", None) is not None
+    if is_sent and not is_ours and isinstance(user, get_user_model()):
+        kind = AuthEvent.Kind.LOGGED_IN if signal is user_logged_in else AuthEvent.Kind.LOGGED_OUT
+        record_if_possible(kind, reason="form", user=user, who=callers.of(request))
 
 
 def record_user_deleted(*, instance: Any, **kwargs: Any) -> None:
@@ -161,48 +159,21 @@ def log_failures(responses: list[tuple[Any, Any]]) -> None:
             logger.error("the signal receiver %r failed", receiver, exc_info=response)
 
 
-def is_familiar(email: str, who: Caller) -> bool:
-    """Return whether the account logged in, or completed a reset, from this address within 30 days."""
-    if who.network is None:
-        return False
-    field = f"user__{get_user_model().get_email_field_name()}"
-    addresses = (
-        AuthEvent.objects.alias(account=Lower(field))
-        .filter(
-            account=email.lower(),
-            kind__in=_FAMILIAR,
-            network=who.network,
-            created_at__gt=timezone.now() - FAMILIAR_FOR,
-        )
-        .order_by()
-        .values_list(field, flat=True)
-        .distinct()
-    )
-    # A collation takes é for e: the account of a look-alike makes nothing familiar.
-    return any(address.lower() == email.lower() for address in addresses)
+def is_familiar(user: Any, who: Caller) -> bool:
+    """Return whether an account logged in, or completed a reset, from this address within 30 days.
 
-
-def knows(user: Any, who: Caller) -> bool:
-    """Return the same for a user who is already looked up."""
+    The same work for None, where there is no account.
+    """
     if who.network is None:
         return False
     since = timezone.now() - FAMILIAR_FOR
-    rows = AuthEvent.objects.filter(user_id=user.pk, kind__in=_FAMILIAR, network=who.network)
-    return bool(rows.filter(created_at__gt=since).exists())
+    rows = AuthEvent.objects.filter(user=user, kind__in=_FAMILIAR, network=who.network, created_at__gt=since)
+    return bool(rows.exists()) and user is not None
 
 
 def session_digest(session_id: object) -> str:
     """Return what events call a session: they outlive it and must not name a live one."""
     return hashlib.sha256(str(session_id).encode()).hexdigest()[:16] if session_id else ""
-
-
-def _is_elsewhere(request: Any, user: Any, facts: dict[str, Any]) -> bool:
-    """Return whether a login or logout is not one of ours, which have an event of their own and name their session.
-
-    A request without a method is nobody's: a test client's `force_login` makes one.
-    """
-    is_ours, is_sent = "session" in facts, getattr(request, "method", None) is not None
-    return is_sent and not is_ours and isinstance(user, get_user_model())
 
 
 def _note_ignored_proxy() -> None:

@@ -24,9 +24,9 @@ def connect() -> None:
     request_finished.connect(caller.forget)
 
     # Logins and logouts by another door, such as Django admin's form.
-    user_logged_in.connect(events.record_login_elsewhere)
+    user_logged_in.connect(events.record_elsewhere)
     user_login_failed.connect(backends.record_failed_login_elsewhere)
-    user_logged_out.connect(events.record_logout_elsewhere)
+    user_logged_out.connect(events.record_elsewhere)
 
     user_model = get_user_model()
     password = user_model._meta.get_field("password")

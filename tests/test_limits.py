@@ -11,6 +11,7 @@ from django.core.cache import cache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
 from django.db import OperationalError, connection
+from django.test.utils import CaptureQueriesContext
 
 from platform_auth import caller, errors, limits
 from platform_auth.models import AuthEvent, FailedCode, RateCounter
@@ -244,6 +245,23 @@ class TestNobodyIsLockedOut:
         self.flood(victim.email)
 
         assert attempt(Api(REMOTE_ADDR=HERE), victim.email, PASSWORD).status_code == 429
+
+    def test_an_account_that_is_gone_makes_no_address_known(self) -> None:
+        AuthEvent.objects.create(kind="logged_in", user=None, ip_address=HERE, network=HERE)
+        self.flood("nobody@example.com")
+
+        assert attempt(Api(REMOTE_ADDR=HERE), "nobody@example.com", PASSWORD).status_code == 429
+
+    def test_what_is_asked_is_the_same_for_an_account_that_does_not_exist(self, user: Any) -> None:
+        """Nor does the time of a refusal tell it."""
+        asked = []
+        for email in (user.email, "nobody@example.com"):
+            self.flood(email)
+            with CaptureQueriesContext(connection) as captured:
+                assert attempt(Api(REMOTE_ADDR=HERE), email).status_code == 429
+            asked.append([query["sql"].split()[0] for query in captured])
+
+        assert asked[0] == asked[1]
 
     def test_a_known_address_is_still_limited_by_itself(self, user: Any, clock: Any) -> None:
         clock.move_to(NOW.replace(minute=0, second=0))
