@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from .. import caller, events
@@ -28,20 +27,14 @@ class OAuthIdentityAdmin(ReadOnlyAdmin):
         """Allow it on our own pages too: deleting the row is all that unlinking takes."""
         return self.has_end_permission(request)
 
-    def delete_model(self, request: HttpRequest, obj: OAuthIdentity) -> None:
-        self._record(request, obj)
-        super().delete_model(request, obj)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[OAuthIdentity]) -> None:
-        for identity in queryset.select_related("user", "provider"):
-            self._record(request, identity)
-        super().delete_queryset(request, queryset)
-
-    def _record(self, request: HttpRequest, identity: OAuthIdentity) -> None:
-        events.record(
-            AuthEvent.Kind.IDENTITY_UNLINKED,
-            user=identity.user,
-            who=caller.of(request),
-            provider=identity.provider.key,
-            reason=by(request),
-        )
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        """Record it in our events too."""
+        for identity in queryset:
+            events.record(
+                AuthEvent.Kind.IDENTITY_UNLINKED,
+                user=identity.user,
+                who=caller.of(request),
+                provider=identity.provider.key,
+                reason=by(request),
+            )
+        return super().log_deletions(request, queryset)

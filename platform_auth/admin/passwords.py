@@ -8,9 +8,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from .. import caller, events
-from ..models import AuthEvent, PasswordResetToken
-from .rows import LiveFilter, ReadOnlyAdmin
+from ..models import PasswordResetToken
+from .rows import LiveFilter, ReadOnlyAdmin, record
 
 
 @admin.register(PasswordResetToken)
@@ -28,12 +27,7 @@ class PasswordResetTokenAdmin(ReadOnlyAdmin):
         count = 0
         for token in rows.iterator(chunk_size=1000):
             if rows.model._default_manager.filter(pk=token.pk).delete()[0]:
-                events.record(
-                    AuthEvent.Kind.ADMIN_CHANGED,
-                    user=request.user,
-                    who=caller.of(request),
-                    reason=f"withdrew a reset link of user {token.user_id}",
-                )
+                record(request, f"withdrew a reset link of user {token.user_id}")
                 count += 1
         text = ngettext("%(count)d link withdrawn.", "%(count)d links withdrawn.", count)
         self.message_user(request, text % {"count": count}, messages.SUCCESS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -21,16 +21,19 @@ from ..login import confirmation
 from ..models import OAuthProvider
 from ..providers import flow, outbound
 
-if TYPE_CHECKING:
-    ProviderModelForm = forms.ModelForm[OAuthProvider]
-else:
-    ProviderModelForm = forms.ModelForm
-
 HARMLESS_FIELDS = ("label", "icon", "order", "enabled")
 """What a provider's editor may change without the permission for the rest."""
-SECRET_FIELDS = ("client_secret", "private_key")
+SECRET_FIELDS = {"client_secret": "sealed_secret", "private_key": "sealed_private_key"}
+"""Each with the column that keeps it."""
 
 Kind = OAuthProvider.Kind
+
+_NEEDED: dict[Any, tuple[str, ...]] = {
+    Kind.OIDC: ("issuer",),
+    Kind.APPLE: ("team_id", "key_id", "private_key"),
+    Kind.OAUTH2: ("authorization_url", "token_url", "userinfo_url", "id_field"),
+}
+"""The fields that the row of a kind cannot do without; of any other kind that is the client secret."""
 
 
 class WriteOnlyTextarea(forms.Textarea):
@@ -40,7 +43,7 @@ class WriteOnlyTextarea(forms.Textarea):
         return ""
 
 
-class OAuthProviderForm(ProviderModelForm):
+class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
     """A provider. Secrets are written and never shown; whom it talks to and lets in needs one's own password."""
 
     client_secret = forms.CharField(
@@ -98,7 +101,7 @@ class OAuthProviderForm(ProviderModelForm):
         for name in SECRET_FIELDS:
             if raw := self.cleaned_data.get(name):
                 setattr(self.instance, name, raw)
-        return super().save(commit)
+        return super().save(commit)  # type: ignore[no-any-return]
 
     def _check_key(self, values: dict[str, Any]) -> None:
         if values.get("key") in flow.RESERVED_KEYS:
@@ -107,12 +110,16 @@ class OAuthProviderForm(ProviderModelForm):
     def _check_kind(self, values: dict[str, Any]) -> None:
         """Ask for what the kind needs, and judge its URLs as the flow will."""
         kind = values.get("kind", self.instance.kind)
-        for name in ("authorization_url", "token_url", "userinfo_url", "issuer"):
-            if name in values:
-                self._check_url(name, values[name], needed=name in _NEEDED.get(kind, ()))
-        for name in ("team_id", "key_id", "id_field"):
-            if name in values and name in _NEEDED.get(kind, ()) and not values[name]:
+        for name in _NEEDED.get(kind, ("client_secret",)):
+            is_stored = name in SECRET_FIELDS and getattr(self.instance, SECRET_FIELDS[name])
+            if name in values and not values[name] and not is_stored:
                 self.add_error(name, _("This kind of provider needs it."))
+        for name in ("authorization_url", "token_url", "userinfo_url", "issuer"):
+            try:
+                if values.get(name):
+                    outbound.check_url(values[name])
+            except outbound.Refused:
+                self.add_error(name, _("An https URL without credentials and fragment."))
         if kind == Kind.MICROSOFT and "tenant" in values:
             try:
                 values["tenant"] = str(uuid.UUID(values["tenant"]))
@@ -120,29 +127,11 @@ class OAuthProviderForm(ProviderModelForm):
                 self.add_error(
                     "tenant", _("The ID of one tenant, such as 72f988bf-86f1-41af-91ab-2d7cd011db47.")
                 )
-        if kind == Kind.APPLE:
-            self._check_private_key(values.get("private_key", ""))
-        elif kind not in (Kind.OIDC, Kind.OAUTH2) and not (
-            values.get("client_secret") or self.instance.sealed_secret
-        ):
-            self.add_error("client_secret", _("This kind of provider needs it."))
-
-    def _check_url(self, name: str, url: str, *, needed: bool) -> None:
-        if not url:
-            if needed:
-                self.add_error(name, _("This kind of provider needs it."))
-            return
-        try:
-            outbound.check_url(url)
-        except outbound.Refused:
-            self.add_error(name, _("An https URL without credentials and fragment."))
+        if kind == Kind.APPLE and values.get("private_key"):
+            self._check_private_key(values["private_key"])
 
     @sensitive_variables()
     def _check_private_key(self, raw_key: str) -> None:
-        if not raw_key:
-            if not self.instance.sealed_private_key:
-                self.add_error("private_key", _("This kind of provider needs it."))
-            return
         try:
             key = load_pem_private_key(raw_key.encode(), password=None)
         except (ValueError, TypeError):
@@ -171,10 +160,3 @@ class OAuthProviderForm(ProviderModelForm):
         found = password and authenticate(self.request, username=user.get_username(), password=password)
         if not found or found.pk != user.pk:
             self.add_error("own_password", _("Enter your own password to change this."))
-
-
-_NEEDED: dict[Any, tuple[str, ...]] = {
-    Kind.OIDC: ("issuer",),
-    Kind.APPLE: ("team_id", "key_id"),
-    Kind.OAUTH2: ("authorization_url", "token_url", "userinfo_url", "id_field"),
-}

@@ -14,11 +14,10 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 from django.views.decorators.debug import sensitive_post_parameters
 
-from .. import caller, events
-from ..models import AuthEvent, OAuthProvider
+from ..models import OAuthProvider
 from ..providers import backends, probe
 from .provider_form import HARMLESS_FIELDS, SECRET_FIELDS, OAuthProviderForm
-from .rows import AuthAdmin
+from .rows import AuthAdmin, record
 
 
 @admin.register(OAuthProvider)
@@ -121,16 +120,13 @@ class OAuthProviderAdmin(AuthAdmin):
     def save_model(self, request: HttpRequest, obj: OAuthProvider, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         changed = ", ".join(name for name in form.changed_data if name != "own_password")
-        self._record(request, obj, f"changed: {changed}" if change else "added")
+        record(request, f"provider changed: {changed}" if change else "provider added", provider=obj.key)
 
-    def delete_model(self, request: HttpRequest, obj: OAuthProvider) -> None:
-        self._record(request, obj, "deleted")
-        super().delete_model(request, obj)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[OAuthProvider]) -> None:
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        """Record it in our events too."""
         for provider in queryset:
-            self._record(request, provider, "deleted")
-        super().delete_queryset(request, queryset)
+            record(request, "provider deleted", provider=provider.key)
+        return super().log_deletions(request, queryset)
 
     def response_change(self, request: HttpRequest, obj: OAuthProvider) -> HttpResponse:
         if "_test" in request.POST:
@@ -150,15 +146,6 @@ class OAuthProviderAdmin(AuthAdmin):
             provider.enabled = enabled
             provider.save(update_fields=["enabled", "updated_at"])
             self.log_change(request, provider, [{"changed": {"fields": ["enabled"]}}])
-            self._record(request, provider, f"changed: enabled={enabled}")
+            record(request, f"provider changed: enabled={enabled}", provider=provider.key)
         text = ngettext("%(count)d provider changed.", "%(count)d providers changed.", len(rows))
         self.message_user(request, text % {"count": len(rows)}, messages.SUCCESS)
-
-    def _record(self, request: HttpRequest, provider: OAuthProvider, what: str) -> None:
-        events.record(
-            AuthEvent.Kind.ADMIN_CHANGED,
-            user=request.user,
-            who=caller.of(request),
-            provider=provider.key,
-            reason=f"provider {what}",
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote
@@ -14,17 +14,12 @@ from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
-from ..models import OAuthProvider
-
-if TYPE_CHECKING:
-    RowModelAdmin = admin.ModelAdmin[Any]
-    RowPaginator = Paginator[Any]
-else:
-    RowModelAdmin = admin.ModelAdmin
-    RowPaginator = Paginator
+from .. import caller, events
+from ..models import AuthEvent, OAuthProvider
 
 AT_MOST = 10_000
 """Rows that a list counts; behind them its pages stop. Search and filters lead further."""
@@ -40,13 +35,27 @@ def by(request: HttpRequest) -> str:
     return f"admin {request.user.pk}"
 
 
-class CappedPaginator(RowPaginator):
+def link(page: str, text: object, *args: object, **query: Any) -> str:
+    """Return a link to a page of the admin ("app_model_changelist"); the text alone where there is no such page."""
+    try:
+        url = reverse(f"admin:{page}", args=args)
+    except NoReverseMatch:
+        return str(text)
+    return format_html('<a href="{}{}">{}</a>', url, f"?{urlencode(query)}" if query else "", text)
+
+
+def record(request: HttpRequest, what: str, *, provider: str = "") -> None:
+    """Record what an admin did."""
+    who = caller.of(request)
+    events.record(AuthEvent.Kind.ADMIN_CHANGED, user=request.user, who=who, provider=provider, reason=what)
+
+
+class CappedPaginator(Paginator):  # type: ignore[type-arg]
     """Counts no more rows than AT_MOST."""
 
     @cached_property
     def count(self) -> int:
-        rows: Any = self.object_list
-        return capped_count(rows)
+        return capped_count(self.object_list)  # type: ignore[arg-type]
 
 
 class LiveFilter(admin.SimpleListFilter):
@@ -76,7 +85,7 @@ class ProviderFilter(admin.SimpleListFilter):
         return queryset.filter(provider=self.value()) if self.value() else queryset
 
 
-class AuthAdmin(RowModelAdmin):
+class AuthAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """A list whose queries ask for no column that no page shows.
 
     Whether there are rows for ever longer prefixes would spell out what stands there.
@@ -101,9 +110,6 @@ class ReadOnlyAdmin(AuthAdmin):
     list_select_related: ClassVar[tuple[str, ...]] = ("user",)
     list_per_page = 50
     ends_with_user = True
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return self.fields
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -144,10 +150,4 @@ class ReadOnlyAdmin(AuthAdmin):
         user = row.user
         if user is None:
             return "-"
-        try:
-            url = reverse(
-                f"admin:{user._meta.app_label}_{user._meta.model_name}_change", args=[quote(user.pk)]
-            )
-        except NoReverseMatch:
-            return str(user)
-        return format_html('<a href="{}">{}</a>', url, user)
+        return link(f"{user._meta.app_label}_{user._meta.model_name}_change", user, quote(user.pk))

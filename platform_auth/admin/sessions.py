@@ -6,14 +6,12 @@ from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
-from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 
 from .. import caller, events, sessions
 from ..models import RefreshSession
-from .rows import LiveFilter, ProviderFilter, ReadOnlyAdmin, by
+from .rows import LiveFilter, ProviderFilter, ReadOnlyAdmin, by, link
 
 
 @admin.register(RefreshSession)
@@ -56,9 +54,8 @@ class RefreshSessionAdmin(ReadOnlyAdmin):
 
     @admin.display(description=pgettext_lazy("authentication", "events"))
     def events_link(self, session: RefreshSession) -> str:
-        url = reverse("admin:platform_auth_authevent_changelist")
         digest = events.session_digest(session.pk)
-        return format_html('<a href="{}?session_digest={}">{}</a>', url, digest, _("Show"))
+        return link("platform_auth_authevent_changelist", _("Show"), session_digest=digest)
 
     @admin.action(description=_("End these sessions"), permissions=["end"])
     def end_sessions(self, request: HttpRequest, rows: QuerySet[RefreshSession]) -> None:

@@ -10,10 +10,7 @@ from django.contrib.admin.utils import flatten_fieldsets
 from django.contrib.auth import get_user_model
 from django.db.models import Model
 from django.http import HttpRequest
-from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
-from django.utils.html import format_html
-from django.utils.http import urlencode
 from django.utils.translation import gettext, ngettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
@@ -94,9 +91,6 @@ def _visible(request: HttpRequest, user: Any) -> list[str]:
 
 
 def _link(model: type[Model], user: Any, text: str, **query: str) -> str:
-    """Return a link to the user's rows in a list; the text alone where the list is not to be had."""
-    try:
-        url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
-    except NoReverseMatch:
-        return text
-    return format_html('<a href="{}?{}">{}</a>', url, urlencode({"user__exact": user.pk, **query}), text)
+    """Return a link to the user's rows in a list."""
+    page = f"{model._meta.app_label}_{model._meta.model_name}_changelist"
+    return rows.link(page, text, user__exact=user.pk, **query)
