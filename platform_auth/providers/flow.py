@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 from django.core.exceptions import ImproperlyConfigured
-from django.http import HttpRequest, QueryDict
+from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 from social_core.exceptions import AuthSessionError, SocialAuthBaseException
@@ -32,9 +32,6 @@ from .backends import ProviderAccount
 from .flow_state import Flow, Pending
 
 logger = logging.getLogger("platform_auth")
-
-PARAMETERS = ("code", "state", "iss", "error")
-"""What a callback reads. Nothing else of its query or body counts."""
 
 RESERVED_KEYS = frozenset({"pwd", "otp", "mfa"})
 """What a provider cannot be called: in `amr` it would stand for something else."""
@@ -69,15 +66,6 @@ class Outcome(NamedTuple):
 
     def __repr__(self) -> str:
         return "<Outcome>"
-
-
-def parameters_of(query: QueryDict) -> dict[str, str]:
-    """Return those of PARAMETERS that came; "" for one that came twice, which stands for nothing."""
-    return {
-        name: query.getlist(name)[0] if len(query.getlist(name)) == 1 else ""
-        for name in PARAMETERS
-        if name in query
-    }
 
 
 def url_at_home(host: str, path: str) -> str:
@@ -162,7 +150,7 @@ def complete(
     replacing: str | None = None,
     request: HttpRequest,
 ) -> Outcome:
-    """Take the browser back from a provider. `parameters`: those of PARAMETERS that came; "" for one that came twice.
+    """Take the browser back from a provider. `parameters`: `code`, `state`, `iss`, `error`, as far as they came.
 
     `replacing`: the refresh token in the browser's cookie, whose session ends where the log-in sets that cookie.
     Raises RouteNotFound, or InvalidPayload for a `state` that this browser does not know: then there is nowhere to

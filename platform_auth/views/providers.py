@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlencode
 
-from django.http import HttpResponse
+from django.http import HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
 from django.utils.encoding import escape_uri_path
 from django.utils.translation import gettext_lazy as _
@@ -39,8 +39,8 @@ class ListFields(StartFields):
 
 
 class CallbackFields(shapes.Shape):
-    state = shapes.AnyText(required=False, help_text="Of the flow.")
     code = shapes.AnyText(required=False, help_text="Of the provider.")
+    state = shapes.AnyText(required=False, help_text="Of the flow.")
     iss = shapes.AnyText(required=False, help_text="RFC 9207.")
     error = shapes.AnyText(required=False, help_text="Of the provider.")
 
@@ -130,7 +130,7 @@ class OAuthCallbackView(TokensView):
     def get(self, request: Request, provider: str) -> HttpResponseBase:
         outcome = flow.complete(
             provider,
-            flow.parameters_of(shapes.take_query(self.http_request)),
+            _parameters(shapes.take_query(self.http_request)),
             cookie=cookies.read_cookie(self.http_request, conf.cookie_name("flow")),
             replacing=cookies.cookie_token(self.http_request),
             request=self.http_request,
@@ -162,7 +162,7 @@ class OAuthCallbackView(TokensView):
     def post(self, request: Request, provider: str) -> HttpResponseBase:
         # Let the browser ask again by GET: another site's POST comes without our Lax cookie.
         flow.check_key(provider)
-        parameters = flow.parameters_of(shapes.read_form(self.http_request))
+        parameters = _parameters(shapes.read_form(self.http_request))
         return _redirect(f"{escape_uri_path(self.http_request.path)}?{urlencode(parameters)}", status=303)
 
 
@@ -219,6 +219,12 @@ class IdentityDetailView(SignedInView):
     def delete(self, request: Request, identity_id: str) -> Response:
         identities.unlink(request.user, identity_id, request=self.http_request)
         return self.answer()
+
+
+def _parameters(query: QueryDict) -> dict[str, str]:
+    """Return those of CallbackFields that came; "" for one that came twice, which stands for nothing."""
+    came = {name: query.getlist(name) for name in map(str, CallbackFields().fields) if name in query}
+    return {name: values[0] if len(values) == 1 else "" for name, values in came.items()}
 
 
 def _redirect(url: str, *, status: int = 302) -> HttpResponseBase:
