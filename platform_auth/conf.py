@@ -21,6 +21,7 @@ Algorithm = Literal["HS256", "EdDSA", "ES256", "RS256"]
 ExpiresUnit = Literal["seconds", "milliseconds"]
 MailDelivery = Literal["thread", "task", "inline"]
 SameSite = Literal["Lax", "Strict", "None"]
+Cookie = Literal["refresh", "access", "flow", "pending"]
 Keys = list[str | bytes]
 
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=seconds) for seconds in (1, 60, 3600, 86400))
@@ -199,7 +200,7 @@ class Settings:
         rate = self.LIMITS.get(purpose, {}).get(name)
         return parse_rate(DEFAULT_LIMITS[purpose][name] if rate is None else rate)
 
-    def cookie_name(self, which: Literal["refresh", "access", "flow", "pending"]) -> str:
+    def cookie_name(self, which: Cookie) -> str:
         """Return a cookie's name with the prefix that its attributes allow (RFC 6265bis, 4.1.3)."""
         names = {"refresh": self.REFRESH_COOKIE_NAME, "access": self.ACCESS_COOKIE_NAME}
         name = names.get(which, f"oauth_{which}")

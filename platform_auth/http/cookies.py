@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -21,7 +21,7 @@ from django.views.decorators.debug import sensitive_variables
 from rest_framework.response import Response
 
 from .. import errors
-from ..conf import conf
+from ..conf import Cookie, conf
 from ..models import Mode
 from ..providers import flow_state
 from ..sessions import Grant
@@ -46,21 +46,21 @@ def set_cookies(request: HttpRequest, response: HttpResponseBase, grant: Grant) 
     An access cookie of the session that this one replaces would refuse all that is public: it is cleared.
     """
     max_age = max(0, math.ceil((grant.session.expires_at - timezone.now()).total_seconds()))
-    _set_cookie(response, conf.cookie_name("refresh"), grant.refresh_token, max_age)
+    _set(response, "refresh", grant.refresh_token, max_age)
     if grant.mode == Mode.SESSION:
-        _set_cookie(response, conf.cookie_name("access"), grant.access_token, max_age)
+        _set(response, "access", grant.access_token, max_age)
     elif conf.cookie_name("access") in request.COOKIES:
-        _set_cookie(response, conf.cookie_name("access"), "", 0)
+        _set(response, "access", "", 0)
 
 
 def keep_flow(response: HttpResponseBase, value: str) -> None:
     """Set the cookie of the flows that were started in this browser; "" clears it."""
-    _keep(response, "flow", value, max_age=flow_state.FLOW_LIFETIME)
+    _set(response, "flow", value, flow_state.FLOW_LIFETIME)
 
 
 def keep_pending(response: HttpResponseBase, value: str) -> None:
     """Set the cookie of the log-in that waits for its one-time password; "" clears it."""
-    _keep(response, "pending", value, max_age=flow_state.PENDING_LIFETIME)
+    _set(response, "pending", value, flow_state.PENDING_LIFETIME)
 
 
 def replaced_token(request: HttpRequest) -> str | None:
@@ -76,9 +76,10 @@ def cookie_token(request: HttpRequest) -> str | None:
 
 def clear_cookies(request: HttpRequest, response: HttpResponseBase) -> None:
     """Clear those of both cookies that came along, with the attributes that they were set with."""
-    for name in (conf.cookie_name("refresh"), conf.cookie_name("access")):
-        if name in request.COOKIES:
-            _set_cookie(response, name, "", 0)
+    which: Cookie
+    for which in ("refresh", "access"):
+        if conf.cookie_name(which) in request.COOKIES:
+            _set(response, which, "", 0)
 
 
 @sensitive_variables()
@@ -204,27 +205,17 @@ def _own_origin(request: HttpRequest) -> str:
     return f"{scheme}://{host.removesuffix({'http': ':80', 'https': ':443'}.get(scheme, ' '))}"
 
 
-def _keep(response: HttpResponseBase, which: Literal["flow", "pending"], value: str, *, max_age: int) -> None:
-    # Lax, whatever the host has chosen for its tokens: the way back from a provider is another site's link.
+def _set(response: HttpResponseBase, which: Cookie, value: str, max_age: int) -> None:
+    """Set a cookie of ours for so many seconds; "" clears it."""
+    is_token = which in ("refresh", "access")
     response.set_cookie(
         conf.cookie_name(which),
         value,
         max_age=max_age if value else 0,
         path="/",
+        domain=conf.COOKIE_DOMAIN if is_token else None,
         secure=conf.COOKIE_SECURE,
         httponly=True,
-        samesite="Lax",
-    )
-
-
-def _set_cookie(response: HttpResponseBase, name: str, value: str, max_age: int) -> None:
-    response.set_cookie(
-        name,
-        value,
-        max_age=max_age,
-        path="/",
-        domain=conf.COOKIE_DOMAIN,
-        secure=conf.COOKIE_SECURE,
-        httponly=True,
-        samesite=conf.COOKIE_SAMESITE,
+        # Of a flow always Lax: the way back from a provider is another site's link.
+        samesite=conf.COOKIE_SAMESITE if is_token else "Lax",
     )
