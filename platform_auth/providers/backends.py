@@ -14,7 +14,6 @@ one class.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -75,6 +74,8 @@ class RowBackend(BaseOAuth2PKCE[str]):
     DEFAULT_USE_PKCE = True
     DRIVER = "oauth2"
     ISSUER = ""
+    VERIFIED_BY = ""
+    """The claim that vouches for an address by being true; "": none does."""
 
     def __init__(
         self,
@@ -190,8 +191,8 @@ class RowBackend(BaseOAuth2PKCE[str]):
         )
 
     def is_verified(self, claims: Mapping[str, Any]) -> bool:
-        """Return whether an answer vouches for the address in it; here none does."""
-        return False
+        """Return whether an answer vouches for the address in it."""
+        return claims.get(self.VERIFIED_BY) is True
 
     def _account(
         self, *, issuer: str = "", subject: object, email: object, email_verified: object
@@ -209,6 +210,7 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
 
     DRIVER = "openid"
     REQUIRES_NONCE = True
+    VERIFIED_BY = "email_verified"
 
     def oidc_config_url(self) -> str:
         return f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
@@ -281,7 +283,9 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
         except jwt.PyJWTError as error:
             raise jwt_error(self, error) from None
         self.validate_authorized_party(claims, self.provider.client_id)
-        if "at_hash" in claims and claims["at_hash"] != at_hash(access_token, algorithm):
+        # Of Ed25519 by SHA-512, its own hash.
+        at_hash = self.calc_at_hash(access_token, algorithm, "SHA512" if algorithm == "EdDSA" else None)
+        if claims.get("at_hash", at_hash) != at_hash:
             raise AuthResponseError(self, claim="at_hash", code="invalid_claim", stage="token_validation")
         return claims
 
@@ -348,9 +352,6 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
             email_verified=self.is_verified(source),
         )
 
-    def is_verified(self, claims: Mapping[str, Any]) -> bool:
-        return claims.get("email_verified") is True
-
 
 class Google(OpenIDConnect):
     ISSUER = "https://accounts.google.com"
@@ -362,6 +363,9 @@ class Microsoft(OpenIDConnect):
     The ID token alone says who it is: UserInfo repeats the address without the claim that vouches for it.
     """
 
+    # Addresses are what a tenant's admin typed, unless Microsoft says that the domain's owner was verified.
+    VERIFIED_BY = "xms_edov"
+
     @property
     def issuer(self) -> str:
         return f"https://login.microsoftonline.com/{self.provider.tenant}/v2.0"
@@ -369,10 +373,6 @@ class Microsoft(OpenIDConnect):
     @sensitive_variables()
     def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
         return {}
-
-    def is_verified(self, claims: Mapping[str, Any]) -> bool:
-        # Addresses are what a tenant's admin typed, unless Microsoft says that the domain's owner was verified.
-        return claims.get("xms_edov") is True
 
 
 class GitLab(OpenIDConnect):
@@ -431,6 +431,7 @@ class Apple(OpenIDConnect):
 class GitHub(RowBackend, GithubOAuth2[str]):
     DEFAULT_SCOPE = ["read:user", "user:email"]
     SCOPE_SEPARATOR = " "
+    VERIFIED_BY = "email_verified"
 
     @sensitive_variables()
     def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
@@ -442,9 +443,6 @@ class GitHub(RowBackend, GithubOAuth2[str]):
         primary = [entry for entry in addresses if isinstance(entry, dict) and entry.get("primary") is True]
         entry = primary[0] if primary else {}
         return {"id": profile.get("id"), "email": entry.get("email"), "email_verified": entry.get("verified")}
-
-    def is_verified(self, claims: Mapping[str, Any]) -> bool:
-        return claims["email_verified"] is True
 
 
 class Facebook(RowBackend, FacebookOAuth2[str]):
@@ -469,13 +467,11 @@ class Discord(RowBackend, DiscordOAuth2[str]):
     USERINFO_URL = "https://discord.com/api/users/@me"
     DEFAULT_SCOPE = ["identify", "email"]
     SCOPE_SEPARATOR = " "
+    VERIFIED_BY = "verified"
 
     @sensitive_variables()
     def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
         return self.get_json(self.USERINFO_URL, headers={"Authorization": f"Bearer {access_token}"})
-
-    def is_verified(self, claims: Mapping[str, Any]) -> bool:
-        return claims.get("verified") is True
 
 
 class PlainOAuth2(RowBackend):
@@ -561,12 +557,6 @@ def reason_of(error: SocialAuthBaseException) -> str:
         return str(error.detail)
     claim = getattr(error, "claim", None)
     return f"{error.code} ({claim})" if claim else str(error.code)
-
-
-def at_hash(access_token: str, algorithm: str) -> str:
-    """Return what `at_hash` must be (OpenID Connect Core, 3.1.3.6); for Ed25519 by SHA-512, its own hash."""
-    digest = (hashlib.sha512 if algorithm == "EdDSA" else hashlib.sha256)(access_token.encode()).digest()
-    return base64.urlsafe_b64encode(digest[: len(digest) // 2]).decode().rstrip("=")
 
 
 _SIGNATURE_ONLY: Any = {
