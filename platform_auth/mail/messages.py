@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import smtplib
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -122,7 +122,7 @@ def deliver_notice(
         headline, text = NOTICES[notice]
         facts = {"notice": notice, "headline": headline, "text": text, "address": address, "device": device}
         try:
-            send(user, (notice, "notice"), {**context, **facts, "at": _time(at)})
+            send(user, (notice, "notice"), {**context, **facts, "at": parse_datetime(at)})
         except Undelivered as error:
             raise delivery.TryAgain(str(error)) from None
 
@@ -195,7 +195,3 @@ def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{name}: {error.strerror}"
     return name
-
-
-def _time(text: str) -> datetime | None:
-    return parse_datetime(text)

@@ -70,7 +70,10 @@ def generate(session: RefreshSession, *, password: str | None = None, request: H
     _refuse_if_enrolled(user)
     secret = totp.new_secret()
     _keep_pending(session, secret)
-    url = totp.provisioning_url(secret, issuer=_issuer(), account=_account(user))
+    # What the app calls this site, and the user on it.
+    site = urlsplit(conf.PUBLIC_URL or "").hostname or conf.ISSUER
+    account = getattr(user, user.get_email_field_name(), "") or user.get_username()
+    url = totp.provisioning_url(secret, issuer=site, account=str(account))
     return Enrolment(secret, url, totp.qr_svg(url))
 
 
@@ -257,12 +260,3 @@ def _require_enrolled(user: Any) -> None:
 
 def _enrolled() -> errors.InvalidPayload:
     return errors.InvalidPayload(_("A second factor is already enabled."))
-
-
-def _issuer() -> str:
-    """Return what the app calls this site: its host."""
-    return urlsplit(conf.PUBLIC_URL or "").hostname or conf.ISSUER
-
-
-def _account(user: Any) -> str:
-    return str(getattr(user, user.get_email_field_name(), "") or user.get_username())
