@@ -61,9 +61,10 @@ def is_current(purpose: str, sealed: str) -> bool:
 
 
 class Secret(property):
-    """A row's secret in clear; reading it raises SealBroken. `column` keeps it sealed for `purpose(row)`.
+    """The secret of a row in clear, which `column` keeps sealed for `purpose(row)`.
 
-    An empty column is no secret and raises too, or its codes could be computed; where one is `optional` it reads "".
+    Reading it raises SealBroken, for an empty column too: the codes of an empty key are known to everybody. Only an
+    `optional` secret may be empty.
     """
 
     def __init__(self, column: str, purpose: Callable[[Any], str], *, optional: bool = False) -> None:

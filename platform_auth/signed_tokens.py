@@ -110,7 +110,7 @@ def verify(kind: Kind, raw_token: str) -> dict[str, Any]:
     try:
         claims: dict[str, Any] = backend.decode(raw_token)
     except TokenBackendExpiredToken:
-        # By its signature it is ours; whose it is besides comes first.
+        # The signature is ours; whose token it is still comes first.
         claims = backend.decode(raw_token, verify=False)
     except (TokenBackendError, ValueError, OverflowError, RecursionError):
         raise errors.InvalidToken from None
