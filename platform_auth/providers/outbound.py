@@ -154,6 +154,8 @@ class _Connection(http.client.HTTPConnection):
         self._deadline = deadline
         self._tls = tls
         self._alarm: threading.Timer | None = None
+        # Kept here too: once an answer says `Connection: close`, http.client leaves the socket to it and forgets it.
+        self._reached: socket.socket | None = None
         self.is_over = False
 
     @property
@@ -169,10 +171,10 @@ class _Connection(http.client.HTTPConnection):
         self._alarm = threading.Timer(self.left, self._cut)
         self._alarm.daemon = True
         self._alarm.start()
-        self.sock = self._reach()
+        self.sock = self._reached = self._reach()
         if self._tls:
             authorities = os.environ.get("SSL_CERT_FILE") or certs.where()  # type: ignore[attr-defined]
-            self.sock = _tls_context(authorities).wrap_socket(
+            self.sock = self._reached = _tls_context(authorities).wrap_socket(
                 self.sock, server_hostname=self.host, do_handshake_on_connect=False
             )
             self.sock.settimeout(self.left)
@@ -203,12 +205,10 @@ class _Connection(http.client.HTTPConnection):
 
     def _cut(self) -> None:
         self.is_over = True
-        if self.sock is not None:
-            try:
-                # Of the plain socket: the TLS one would say goodbye first.
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-            except OSError:
-                return
+        if self._reached is not None:
+            # Of the plain socket: the TLS one would say goodbye first.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._reached, socket.SHUT_RDWR)
 
     def __enter__(self) -> _Connection:
         return self

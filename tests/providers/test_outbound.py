@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from platform_auth.providers import outbound
 from tests.identity_provider import EC_KEY, Provider, send
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
+CLOSE = b"Connection: close\r\n"
+"""After it http.client leaves the socket to the answer."""
 INTERIM = b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n"
 LONGEST_HEADER = b"X: " + b"y" * 65_531 + b"\r\n"
 
@@ -155,6 +158,15 @@ class TestUrls:
         assert outbound.check_url("http://a.example/")
 
 
+def drip(handler: BaseHTTPRequestHandler, start: bytes, part: bytes, *, pause: float) -> None:
+    """Answer a start and then one part after the other, until the caller hangs up."""
+    with suppress(OSError):
+        handler.wfile.write(start)
+        while True:
+            handler.wfile.write(part)
+            time.sleep(pause)
+
+
 class TestTime:
     """What never answers: without a time limit these tests would not end."""
 
@@ -197,6 +209,8 @@ class TestTime:
             (b"", INTERIM, 0.05),
             (b"", INTERIM * 1000, 0),
             (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 1000, 0),
+            (HEAD + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n", b"0", 0.05),
+            (HEAD + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ", b"y", 0.05),
         ],
         ids=[
             "a dripping line",
@@ -204,6 +218,8 @@ class TestTime:
             "dripping interim answers",
             "a flood of them",
             "a flood of trailers",
+            "a dripping size of a chunk",
+            "a dripping trailer",
         ],
     )
     def test_a_head_without_an_end_is_cut_off_in_time(
@@ -211,14 +227,7 @@ class TestTime:
     ) -> None:
         """Each part arrives well within any timeout of a single read."""
 
-        def endless(handler: BaseHTTPRequestHandler) -> None:
-            with suppress(OSError):
-                handler.wfile.write(start)
-                while True:
-                    handler.wfile.write(part)
-                    time.sleep(pause)
-
-        provider.raw["/endless"] = endless
+        provider.raw["/endless"] = partial(drip, start=start, part=part, pause=pause)
 
         with pytest.raises(outbound.Unreachable, match=r"in time|cut off"):
             get(f"{provider.issuer}/endless", seconds=0.5)
@@ -361,7 +370,10 @@ class TestTLS:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 hosts.append(self.headers["Host"])
-                send(self, b'{"ok": true}')
+                if self.path == "/drips":
+                    drip(self, HEAD + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n", b"0", pause=0.05)
+                else:
+                    send(self, b'{"ok": true}')
 
             def log_message(self, *args: Any) -> None:
                 pass
@@ -395,6 +407,16 @@ class TestTLS:
         monkeypatch.setenv("SSL_CERT_FILE", str(cert))
 
         assert get(serve(cert)).json() == {"ok": True}
+
+    @pytest.mark.timeout(60)
+    def test_an_answer_that_drips_is_cut_off_in_time(
+        self, serve: Any, tmp_path: Path, monkeypatch: Any
+    ) -> None:
+        cert = certificate(tmp_path / "good.pem", "localhost")
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+
+        with pytest.raises(outbound.Unreachable, match=r"in time|cut off"):
+            get(f"{serve(cert)}drips", seconds=0.5)
 
     def test_an_unknown_certificate_is_refused(self, serve: Any, tmp_path: Path) -> None:
         with pytest.raises(outbound.Unreachable):
