@@ -16,6 +16,7 @@ import time_machine
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.db.models.signals import pre_save
+from django.dispatch import Signal
 from django.test import Client
 from django.utils import translation
 
@@ -145,6 +146,23 @@ def unrecordable(kind: str) -> Iterator[None]:
         yield
     finally:
         pre_save.disconnect(refuse, sender="platform_auth.AuthEvent")
+
+
+@contextmanager
+def hearing(*listened: Signal) -> Iterator[list[dict[str, Any]]]:
+    """Collect the facts that signals tell, in the order in which they are sent."""
+    heard: list[dict[str, Any]] = []
+
+    def listen(**facts: Any) -> None:
+        heard.append(facts)
+
+    for signal in listened:
+        signal.connect(listen)
+    try:
+        yield heard
+    finally:
+        for signal in listened:
+            signal.disconnect(listen)
 
 
 def code_of(response: Any) -> str:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from django.db import OperationalError, connection, connections, models
 
 T = TypeVar("T")
+
+
+def disconnecting(act: Callable[[], T]) -> T:
+    """Do something in a thread of its own, and leave no connection of it behind."""
+    try:
+        return act()
+    finally:
+        connections.close_all()
 
 
 def together(*acts: Callable[[], T]) -> list[T]:
@@ -28,10 +37,9 @@ def together(*acts: Callable[[], T]) -> list[T]:
         except BaseException as error:
             raised.append(error)
             barrier.abort()
-        finally:
-            connections.close_all()
 
-    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(acts)]
+    runs = [partial(run, *pair) for pair in enumerate(acts)]
+    threads = [threading.Thread(target=disconnecting, args=(each,)) for each in runs]
     for thread in threads:
         thread.start()
     for thread in threads:

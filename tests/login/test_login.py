@@ -15,7 +15,7 @@ from django.db import connection
 
 from platform_auth import signals
 from platform_auth.models import AuthEvent, RateCounter, RefreshSession
-from tests.conftest import PASSWORD, Api, code_of, make_user
+from tests.conftest import PASSWORD, Api, code_of, hearing, make_user
 from tests.racing import failing
 
 pytestmark = pytest.mark.django_db
@@ -170,20 +170,16 @@ class TestAGoodLogin:
         assert not user.is_staff
 
     def test_it_records_the_event_and_tells_the_host(self, api: Api, user: Any) -> None:
-        heard: list[str] = []
-        ours = lambda **kwargs: heard.append(f"ours {kwargs['session'].pk} {kwargs['user'].pk}")  # noqa: E731
-        djangos = lambda **kwargs: heard.append(f"django {kwargs['user'].pk}")  # noqa: E731
-        signals.logged_in.connect(ours)
-        user_logged_in.connect(djangos)
-        try:
+        with hearing(signals.logged_in, user_logged_in) as heard:
             attempt(api, email=user.email, password=PASSWORD)
-        finally:
-            signals.logged_in.disconnect(ours)
-            user_logged_in.disconnect(djangos)
 
         event = AuthEvent.objects.get()
         assert (event.kind, event.user_id, event.ip_address) == ("logged_in", user.pk, "127.0.0.1")
-        assert heard == [f"django {user.pk}", f"ours {RefreshSession.objects.get().pk} {user.pk}"]
+        session = RefreshSession.objects.get()
+        assert [(facts["signal"], facts["user"], facts["session"]) for facts in heard] == [
+            (user_logged_in, user, session),
+            (signals.logged_in, user, session),
+        ]
 
     def test_a_receiver_of_the_host_that_fails_changes_nothing(self, api: Api, user: Any) -> None:
         def failing(**kwargs: Any) -> None:
@@ -312,15 +308,8 @@ class TestARefusedLogin:
         assert int(response["Retry-After"]) > 0
 
     def test_it_tells_the_host_without_the_password(self, api: Api, user: Any) -> None:
-        heard: list[dict[str, Any]] = []
-        listen = lambda **kwargs: heard.append(kwargs)  # noqa: E731
-        signals.login_failed.connect(listen)
-        user_login_failed.connect(listen)
-        try:
+        with hearing(signals.login_failed, user_login_failed) as heard:
             attempt(api, email=user.email, password="wrong-one")
-        finally:
-            signals.login_failed.disconnect(listen)
-            user_login_failed.disconnect(listen)
 
         assert len(heard) == 2
         assert "wrong-one" not in repr(

@@ -13,7 +13,7 @@ from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from platform_auth import signals
 from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
 from platform_auth.passwords import reset_tokens
-from tests.conftest import PASSWORD, Api, code_of, enrol, make_user, unrecordable
+from tests.conftest import PASSWORD, Api, code_of, enrol, hearing, make_user, unrecordable
 from tests.racing import failing, together
 
 URL = "/auth/password/change"
@@ -71,18 +71,12 @@ class TestSuccess:
         assert "Your password was changed" in message.subject
 
     def test_it_is_recorded_and_announced(self, signed_in: Api, user: Any) -> None:
-        heard = []
-
-        def listener(**facts: Any) -> None:
-            heard.append((facts["user"], facts["session"]))
-
-        signals.password_changed.connect(listener)
-        try:
+        with hearing(signals.password_changed) as heard:
             signed_in.post(URL, FIELDS)
-        finally:
-            signals.password_changed.disconnect(listener)
 
-        assert heard == [(user, RefreshSession.objects.get())]
+        assert [(facts["user"], facts["session"]) for facts in heard] == [
+            (user, RefreshSession.objects.get())
+        ]
         assert AuthEvent.objects.filter(kind=AuthEvent.Kind.PASSWORD_CHANGED, user=user).count() == 1
 
     def test_what_cannot_be_recorded_is_not_done(

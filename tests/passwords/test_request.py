@@ -17,7 +17,7 @@ from platform_auth import passwords, signals
 from platform_auth.mail import delivery
 from platform_auth.models import AuthEvent, PasswordResetToken
 from platform_auth.passwords import reset_tokens
-from tests.conftest import Api, code_of, make_user
+from tests.conftest import Api, code_of, hearing, make_user
 from tests.mails import link_of, token_of
 
 URL = "/auth/password/request"
@@ -98,20 +98,15 @@ class TestAnswer:
             assert response.status_code == 204
 
     def test_the_host_hears_the_outcome(self, api: Api, accounts: dict[str, str]) -> None:
-        heard = []
-
-        def listener(**facts: Any) -> None:
-            heard.append((facts["outcome"], getattr(facts["user"], "email", None), facts["client"].address))
-
-        signals.password_reset_requested.connect(listener)
-        try:
+        with hearing(signals.password_reset_requested) as heard:
             for email in accounts.values():
                 api.post(URL, {"email": email})
-        finally:
-            signals.password_reset_requested.disconnect(listener)
 
+        told = [
+            (each["outcome"], getattr(each["user"], "email", None), each["client"].address) for each in heard
+        ]
         known = {**accounts, "unknown": None}
-        assert heard == [(outcome, email, "127.0.0.1") for outcome, email in known.items()]
+        assert told == [(outcome, email, "127.0.0.1") for outcome, email in known.items()]
 
 
 class TestDelivery:
@@ -218,21 +213,15 @@ class TestDelivery:
     def test_a_link_that_is_dead_by_then_is_told(
         self, link: dict[str, Any], user: Any, end: Any, mailoutbox: list[Any], caplog: Any
     ) -> None:
-        heard = []
-
-        def listener(**facts: Any) -> None:
-            heard.append((facts["outcome"], facts["user"], facts["client"].address))
-
         end(user)
-        signals.password_reset_requested.connect(listener)
-        try:
+
+        with hearing(signals.password_reset_requested) as heard:
             passwords.deliver_link(**link, attempt=delivery.Attempt(1, is_last=False))
-        finally:
-            signals.password_reset_requested.disconnect(listener)
 
         assert mailoutbox == []
         assert outcomes() == ["dead"]
-        assert heard == [("dead", user, "192.0.2.7")]
+        (told,) = heard
+        assert (told["outcome"], told["user"], told["client"].address) == ("dead", user, "192.0.2.7")
         assert "no longer good" in caplog.text
 
     def test_the_link_of_a_user_who_is_gone_is_told_too(self, link: dict[str, Any], user: Any) -> None:

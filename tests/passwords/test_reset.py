@@ -18,7 +18,7 @@ from django.utils import timezone
 from platform_auth import signals, signed_tokens
 from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
 from platform_auth.passwords import reset_tokens
-from tests.conftest import PASSWORD, Api, code_of, enrol, make_user, unrecordable
+from tests.conftest import PASSWORD, Api, code_of, enrol, hearing, make_user, unrecordable
 from tests.racing import together
 
 URL = "/auth/password/reset"
@@ -189,18 +189,10 @@ class TestSuccess:
         assert NEW not in str(message.message())
 
     def test_it_is_recorded_and_announced(self, api: Api, user: Any) -> None:
-        heard = []
-
-        def listener(**facts: Any) -> None:
-            heard.append((facts["user"], facts["client"].address))
-
-        signals.password_reset.connect(listener)
-        try:
+        with hearing(signals.password_reset) as heard:
             api.post(URL, {"token": token_for(user), "password": NEW})
-        finally:
-            signals.password_reset.disconnect(listener)
 
-        assert heard == [(user, "127.0.0.1")]
+        assert [(facts["user"], facts["client"].address) for facts in heard] == [(user, "127.0.0.1")]
         event = AuthEvent.objects.get(kind=AuthEvent.Kind.PASSWORD_RESET)
         assert (event.user, event.ip_address) == (user, "127.0.0.1")
 
@@ -218,20 +210,13 @@ class TestSuccess:
     ) -> None:
         names = ("BrokenValidator", "RememberingValidator")
         settings.AUTH_PASSWORD_VALIDATORS = [{"NAME": f"{__name__}.{name}"} for name in names]
-        heard = []
 
-        def listener(**facts: Any) -> None:
-            heard.append(facts["user"])
-
-        signals.password_reset.connect(listener)
-        try:
+        with hearing(signals.password_reset) as heard:
             response = api.post(URL, {"token": token_for(user), "password": NEW})
-        finally:
-            signals.password_reset.disconnect(listener)
 
         assert response.status_code == 204
         assert RememberingValidator.seen.pop() == (NEW, user.email)
-        assert heard == [user]
+        assert [facts["user"] for facts in heard] == [user]
         assert len(mailoutbox) == 1
         assert "BrokenValidator failed: RuntimeError" in caplog.text
         assert NEW not in caplog.text

@@ -12,7 +12,7 @@ from platform_auth import signals
 from platform_auth.models import OAuthIdentity, RefreshSession
 from platform_auth.passwords import reset_tokens
 from platform_auth.sessions import tokens
-from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol
+from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol, hearing
 from tests.flows import Browser, add_provider
 from tests.identity_provider import Provider
 
@@ -77,19 +77,14 @@ class TestSecondFactor:
         assert tokens.verify_access_token(response.json()["data"]["access_token"])
 
     def test_the_host_hears_of_one_that_is_refused(self, app: Authenticator, provider: Provider) -> None:
-        heard = []
-
-        def listener(**facts: Any) -> None:
-            heard.append(facts["reason"])
-
-        signals.login_failed.connect(listener)
         browser = Browser()
-        browser.log_in(provider)
-        for _ in range(11):
-            finish(browser, app.wrong())
-        signals.login_failed.disconnect(listener)
 
-        assert heard == ["otp"] * 10 + ["limited"]
+        with hearing(signals.login_failed) as heard:
+            browser.log_in(provider)
+            for _ in range(11):
+                finish(browser, app.wrong())
+
+        assert [facts["reason"] for facts in heard] == ["otp"] * 10 + ["limited"]
 
     def test_the_mode_is_the_requests(self, app: Authenticator, provider: Provider) -> None:
         browser = Browser()

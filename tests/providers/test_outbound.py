@@ -244,17 +244,7 @@ class TestTime:
 
     def test_nothing_stays_open(self, provider: Provider) -> None:
         """Threads and sockets go with the request, also where it broke off."""
-
-        def endless(handler: BaseHTTPRequestHandler) -> None:
-            handler.send_response(200)
-            handler.end_headers()
-            try:
-                while True:
-                    handler.wfile.write(b"x" * 65536)
-            except OSError:
-                return
-
-        provider.raw["/big"] = endless
+        provider.raw["/big"] = partial(drip, start=HEAD + b"\r\n", part=b"x" * 65536, pause=0)
         before = threading.active_count()
 
         for _ in range(20):

@@ -6,20 +6,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import connection, connections
+from django.db import connection
 
 from platform_auth.models import OAuthIdentity, RefreshSession
 from tests.conftest import Api, enrol
 from tests.flows import Browser, add_provider
 from tests.identity_provider import Provider
-from tests.racing import meanwhile, statuses, together
+from tests.racing import disconnecting, meanwhile, statuses, together
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.race]
 
@@ -187,14 +187,6 @@ class TestAtOnce:
         assert RefreshSession.objects.count() == 1
 
 
-def and_disconnect(act: Callable[[], Any]) -> Any:
-    """Do something in a thread of its own; leave no connection behind."""
-    try:
-        return act()
-    finally:
-        connections.close_all()
-
-
 def wait_until_blocking() -> None:
     """Return as soon as another connection waits for what the transaction of this one holds."""
     deadline = time.monotonic() + 30
@@ -227,7 +219,7 @@ class TestEmptyingDuringALink:
 
             def let_the_owner_arrive() -> None:
                 owner = Browser()
-                arrivals.append(pool.submit(and_disconnect, lambda: owner.log_in(provider, key="owners")))
+                arrivals.append(pool.submit(disconnecting, lambda: owner.log_in(provider, key="owners")))
                 wait_until_blocking()
 
             with meanwhile(let_the_owner_arrive, after="INSERT", of=OAuthIdentity):

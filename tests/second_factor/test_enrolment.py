@@ -18,7 +18,6 @@ from django.core import mail
 from django.core.cache import cache
 from django.core.management import call_command
 from django.db import OperationalError, connection
-from django.dispatch import receiver
 from django.test import RequestFactory
 from django.urls import reverse
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
@@ -33,7 +32,7 @@ from platform_auth.models import (
     TOTPFactor,
 )
 from platform_auth.second_factor import enrolment
-from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol, make_user
+from tests.conftest import PASSWORD, Api, Authenticator, code_of, enrol, hearing, make_user
 from tests.racing import failing, meanwhile
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("clock")]
@@ -457,13 +456,8 @@ class TestEnable:
         self, signed_in: Api, waiting: Authenticator, user: Any, mailoutbox: Any
     ) -> None:
         """Rows 18, 121 (ASVS 6.3.7)."""
-        heard = []
-
-        @receiver(signals.factor_enabled)
-        def listen(**facts: Any) -> None:
-            heard.append(facts)
-
-        self.enable(signed_in, waiting)
+        with hearing(signals.factor_enabled) as heard:
+            self.enable(signed_in, waiting)
 
         assert [facts["user"] for facts in heard] == [user]
         assert [(mail.to, mail.subject) for mail in mailoutbox] == [
@@ -639,14 +633,10 @@ class TestDisable:
     def test_its_owner_hears_of_it_and_so_does_the_host(
         self, app: Authenticator, signed_in: Api, user: Any, mailoutbox: Any
     ) -> None:
-        heard = []
-
-        @receiver(signals.factor_disabled)
-        def listen(**facts: Any) -> None:
-            heard.append(facts)
-
         mailoutbox.clear()
-        signed_in.post("/auth/tfa/disable", {"otp": app.code()})
+
+        with hearing(signals.factor_disabled) as heard:
+            signed_in.post("/auth/tfa/disable", {"otp": app.code()})
 
         assert [(facts["user"], facts["by"]) for facts in heard] == [(user, "user")]
         assert [(mail.to, mail.subject) for mail in mailoutbox] == [
@@ -1024,17 +1014,12 @@ class TestResetByAnAdmin:
     def test_it_removes_everything_and_says_so(
         self, app: Authenticator, user: Any, rf: Any, mailoutbox: Any
     ) -> None:
-        heard = []
-
-        @receiver(signals.factor_disabled)
-        def listen(**facts: Any) -> None:
-            heard.append(facts)
-
         mailoutbox.clear()
         request = rf.post("/")
         request.user = make_user(is_staff=True)
 
-        assert enrolment.reset_by_admin(user, request=request) is True
+        with hearing(signals.factor_disabled) as heard:
+            assert enrolment.reset_by_admin(user, request=request) is True
 
         assert not TOTPFactor.objects.exists()
         assert not RecoveryCode.objects.exists()

@@ -29,7 +29,7 @@ from platform_auth.models import (
 )
 from platform_auth.second_factor import enrolment, verification
 from tests.conftest import PASSWORD, Api, Authenticator, enrol, make_user, unrecordable
-from tests.racing import refused, together
+from tests.racing import disconnecting, refused, together
 
 pytestmark = [pytest.mark.race, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("clock")]
 
@@ -313,9 +313,8 @@ class TestEnrolment:
 
         def log_in_late() -> None:
             late.append(Api().post("/auth/login", {"email": user.email, "password": PASSWORD}))
-            connections.close_all()
 
-        thread = threading.Thread(target=log_in_late)
+        thread = threading.Thread(target=disconnecting, args=(log_in_late,))
 
         def meanwhile(**_facts: Any) -> None:
             thread.start()

@@ -9,7 +9,7 @@ from django.contrib.auth.signals import user_logged_out
 
 from platform_auth import signals
 from platform_auth.models import AuthEvent, RefreshSession
-from tests.conftest import PASSWORD, Api, code_of, make_user
+from tests.conftest import PASSWORD, Api, code_of, hearing, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -71,17 +71,10 @@ class TestLogout:
         assert RefreshSession.objects.exists()
 
     def test_it_records_the_event_and_tells_the_host(self, signed_in: Api, user: Any) -> None:
-        heard: list[Any] = []
-        listen = lambda **kwargs: heard.append(kwargs["user"].pk)  # noqa: E731
-        signals.logged_out.connect(listen)
-        user_logged_out.connect(listen)
-        try:
+        with hearing(signals.logged_out, user_logged_out) as heard:
             signed_in.post("/auth/logout", {"refresh_token": signed_in.refresh_token})
-        finally:
-            signals.logged_out.disconnect(listen)
-            user_logged_out.disconnect(listen)
 
-        assert heard == [user.pk, user.pk]
+        assert [facts["user"].pk for facts in heard] == [user.pk, user.pk]
         assert AuthEvent.objects.filter(kind="logged_out", user=user).count() == 1
 
 

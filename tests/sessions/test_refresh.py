@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from platform_auth import conf, errors, sessions, signals
 from platform_auth.models import AuthEvent, RefreshSession
 from platform_auth.sessions import tokens
-from tests.conftest import PASSWORD, Api, code_of, make_user
+from tests.conftest import PASSWORD, Api, code_of, hearing, make_user
 
 pytestmark = pytest.mark.django_db
 COOKIE = "__Host-refresh_token"
@@ -86,15 +86,12 @@ class TestRotation:
             api.refresh_token = response.json()["data"]["refresh_token"]
 
     def test_it_tells_the_host(self, api: Api, user: Any) -> None:
-        heard: list[Any] = []
-        listen = lambda **kwargs: heard.append((kwargs["user"].pk, kwargs["session"].pk))  # noqa: E731
-        signals.refreshed.connect(listen)
-        try:
+        with hearing(signals.refreshed) as heard:
             api.refreshed()
-        finally:
-            signals.refreshed.disconnect(listen)
 
-        assert heard == [(user.pk, RefreshSession.objects.get().pk)]
+        assert [(facts["user"], facts["session"]) for facts in heard] == [
+            (user, RefreshSession.objects.get())
+        ]
 
     def test_nothing_in_the_database_is_a_token_or_yields_one(self, api: Api) -> None:
         """Row 33."""
@@ -306,20 +303,16 @@ class TestReuse:
         assert not RefreshSession.objects.exists()
 
     def test_it_is_recorded_and_told_once(self, api: Api, user: Any, clock: Any) -> None:
-        heard: list[Any] = []
-        listen = lambda **kwargs: heard.append((kwargs["user"].pk, kwargs["session"].pk))  # noqa: E731
-        session_id = RefreshSession.objects.get().pk
+        session = RefreshSession.objects.get()
         stolen = api.refresh_token
         api.refreshed()
         clock.shift(11)
-        signals.refresh_token_reused.connect(listen)
-        try:
-            api.refresh(stolen)
-            api.refresh(stolen)
-        finally:
-            signals.refresh_token_reused.disconnect(listen)
 
-        assert heard == [(user.pk, session_id)]
+        with hearing(signals.refresh_token_reused) as heard:
+            api.refresh(stolen)
+            api.refresh(stolen)
+
+        assert [(facts["user"], facts["session"]) for facts in heard] == [(user, session)]
         assert AuthEvent.objects.filter(kind="refresh_reused", user=user).count() == 1
 
     @pytest.mark.django_db(transaction=True)
