@@ -130,6 +130,17 @@ class TestStart:
         assert cookie["max-age"] == 600
         assert asked["state"] not in cookie.value
 
+    def test_its_cookie_comes_back_whatever_the_host_chose_for_tokens(
+        self, provider: Provider, configure: Any
+    ) -> None:
+        """Row 85: the way back is another site's link, and a `__Host-` cookie has no Domain."""
+        configure(COOKIE_SAMESITE="Strict", COOKIE_DOMAIN="example.com")
+        add_provider(provider)
+
+        (cookie,) = Browser().start().cookies.values()
+
+        assert (cookie["samesite"], cookie["domain"]) == ("Lax", "")
+
     def test_writes_no_row(self, provider: Provider, django_assert_num_queries: Any) -> None:
         add_provider(provider)
         browser = Browser()
