@@ -49,11 +49,12 @@ _COMMON_CLAIMS = frozenset({"sub", "jti", "iss", "aud", "iat", "exp", "token_typ
 
 
 class Key(NamedTuple):
-    """A configured key. `signing` is None for a public one, which only verifies."""
+    """A configured key. `signing` is None for a public one, which only verifies; `backend` verifies with it."""
 
     kid: str
     signing: Any
     verifying: Any
+    backend: Any
 
     def __repr__(self) -> str:
         return f"<Key {self.kid}>"
@@ -104,15 +105,13 @@ def verify(kind: Kind, raw_token: str) -> dict[str, Any]:
 
     Each claim must be there, of its exact type, and nothing else; only then it is asked whether its time is over.
     """
-    key = _key_of(kind, raw_token)
-    # It verifies HS256 by the signing key. Its leeway is for `iat` alone: `exp` is judged once more below.
-    backend: Any = TokenBackend(conf.SIGNING_ALGORITHM, key.verifying, key.verifying, leeway=CLOCK_SKEW)
+    backend = _key_of(kind, raw_token).backend
     try:
         claims: dict[str, Any] = backend.decode(raw_token)
     except TokenBackendExpiredToken:
-        # The signature is ours; whose token it is still comes first.
+        # Its signature was good. Check the claims before saying that it expired: it may be for another site.
         claims = backend.decode(raw_token, verify=False)
-    # The last two escape PyJWT before 2.15: a time without an end, JSON that is nested deep.
+    # PyJWT before 2.15 raises the last two for an infinite time and for deeply nested JSON.
     except (TokenBackendError, OverflowError, RecursionError):
         raise errors.InvalidToken from None
     wanted = _COMMON_CLAIMS | kind.claims
@@ -163,7 +162,7 @@ def _load(algorithm: Algorithm, raw: bytes) -> Key:
             prepare(raw)
         except jwt.InvalidKeyError:
             raise ImproperlyConfigured("A signing key for HS256 is a secret, not a PEM or SSH key.") from None
-        return Key(_kid(raw), raw, raw)
+        return _key(algorithm, raw, signing=raw, verifying=raw)
     try:
         signing = prepare(raw) if b"PRIVATE KEY" in raw else None
         verifying = signing.public_key() if signing else prepare(raw)
@@ -172,8 +171,11 @@ def _load(algorithm: Algorithm, raw: bytes) -> Key:
     if algorithm == "RS256" and verifying.key_size < 2048:
         raise ImproperlyConfigured("A signing key for RS256 needs 2048 bits or more.")
     spki = verifying.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return Key(_kid(spki), signing, verifying)
+    return _key(algorithm, spki, signing=signing, verifying=verifying)
 
 
-def _kid(material: bytes) -> str:
-    return hashlib.sha256(material).hexdigest()[:8]
+@sensitive_variables()
+def _key(algorithm: Algorithm, material: bytes, *, signing: Any, verifying: Any) -> Key:
+    # simplejwt verifies HS256 with the signing key. The leeway is for `iat`: `verify` checks `exp` again, without it.
+    backend = TokenBackend(algorithm, verifying, verifying, leeway=CLOCK_SKEW)
+    return Key(hashlib.sha256(material).hexdigest()[:8], signing, verifying, backend)
