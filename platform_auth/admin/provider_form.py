@@ -23,8 +23,7 @@ from ..providers import flow, outbound
 
 HARMLESS_FIELDS = ("label", "icon", "order", "enabled")
 """What a provider's editor may change without the permission for the rest."""
-SECRET_FIELDS = {"client_secret": "sealed_secret", "private_key": "sealed_private_key"}
-"""Each with the column that keeps it."""
+SECRET_FIELDS = ("client_secret", "private_key")
 
 Kind = OAuthProvider.Kind
 
@@ -33,7 +32,7 @@ _NEEDED: dict[Any, tuple[str, ...]] = {
     Kind.APPLE: ("team_id", "key_id", "private_key"),
     Kind.OAUTH2: ("authorization_url", "token_url", "userinfo_url", "id_field"),
 }
-"""The fields that the row of a kind cannot do without; of any other kind that is the client secret."""
+"""The fields that each kind of provider needs; any other kind needs the client secret."""
 
 
 class WriteOnlyTextarea(forms.Textarea):
@@ -111,7 +110,7 @@ class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
         """Ask for what the kind needs, and judge its URLs as the flow will."""
         kind = values.get("kind", self.instance.kind)
         for name in _NEEDED.get(kind, ("client_secret",)):
-            is_stored = name in SECRET_FIELDS and getattr(self.instance, SECRET_FIELDS[name])
+            is_stored = name in SECRET_FIELDS and getattr(self.instance, getattr(OAuthProvider, name).column)
             if name in values and not values[name] and not is_stored:
                 self.add_error(name, _("This kind of provider needs it."))
         for name in ("authorization_url", "token_url", "userinfo_url", "issuer"):

@@ -82,12 +82,10 @@ def log_in(
 def take_attempt(request: HttpRequest, email: str) -> limits.LoginAttempt:
     """Count an attempt at an account before its password is looked at. Raises RequestsExceeded."""
     who = caller.of(request)
-
-    def is_familiar() -> bool:
-        return events.is_familiar(backends.find_by_email(email), who)
-
     try:
-        return limits.take_login(email, who, is_familiar=is_familiar)
+        return limits.take_login(
+            email, who, is_familiar=lambda: events.is_familiar(backends.find_by_email(email), who)
+        )
     except limits.Limited as limited:
         if limited.is_first:
             events.record(AuthEvent.Kind.LOGIN_LIMITED, who=who, reason="limited")
