@@ -41,6 +41,11 @@ class Browser:
         check_declared("get", response)
         return response
 
+    def post(self, path: str, data: Any = None, **extra: Any) -> Any:
+        response = self.client.post(path, data, **extra)
+        check_declared("post", response)
+        return response
+
     def start(self, key: str = "demo", **query: str) -> Any:
         response = self.get(f"/auth/oauth/{key}", query)
         assert response.status_code == 302, response.content

@@ -150,7 +150,7 @@ def complete(
     replacing: str | None = None,
     request: HttpRequest,
 ) -> Outcome:
-    """Take the browser back from a provider. `parameters`: `code`, `state`, `iss`, `error`, as far as they came.
+    """Take the browser back from a provider. `parameters`: those of code, state, iss and error that were sent.
 
     `replacing`: the refresh token in the browser's cookie, whose session ends where the log-in sets that cookie.
     Raises RouteNotFound, or InvalidPayload for a `state` that this browser does not know: then there is nowhere to
@@ -204,7 +204,8 @@ def finish(
 ) -> Grant:
     """Finish the log-in that waits in this browser for its one-time password. `replacing`: as in `login.log_in`.
 
-    Raises RouteNotFound, InvalidPayload (none waits, or it was used), InvalidOTP, RequestsExceeded.
+    Raises RouteNotFound, InvalidPayload (none waits, or it was used), InvalidOTP, RequestsExceeded, and
+    InvalidCredentials if the user was deactivated in the meantime.
     """
     provider = find(key)
     pending = flow_state.read_pending(cookie)

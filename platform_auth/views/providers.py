@@ -172,7 +172,13 @@ class OAuthOTPView(TokensView):
     @Operation(
         takes=OTPFields,
         gives=Tokens(),
-        refuses=[errors.InvalidOTP, errors.Forbidden, errors.RouteNotFound, errors.RequestsExceeded],
+        refuses=[
+            errors.InvalidCredentials,
+            errors.InvalidOTP,
+            errors.Forbidden,
+            errors.RouteNotFound,
+            errors.RequestsExceeded,
+        ],
     )
     def post(self, request: Request, provider: str) -> Response:
         flow.find(provider)
@@ -222,9 +228,9 @@ class IdentityDetailView(SignedInView):
 
 
 def _parameters(query: QueryDict) -> dict[str, str]:
-    """Return those of CallbackFields that came; "" for one that came twice, which stands for nothing."""
-    came = {name: query.getlist(name) for name in map(str, CallbackFields().fields) if name in query}
-    return {name: values[0] if len(values) == 1 else "" for name, values in came.items()}
+    """Return the CallbackFields that were sent; one that was sent twice is ambiguous and becomes ""."""
+    sent = {name: query.getlist(name) for name in map(str, CallbackFields().fields) if name in query}
+    return {name: values[0] if len(values) == 1 else "" for name, values in sent.items()}
 
 
 def _redirect(url: str, *, status: int = 302) -> HttpResponseBase:

@@ -130,10 +130,10 @@ class TestStart:
         assert cookie["max-age"] == 600
         assert asked["state"] not in cookie.value
 
-    def test_its_cookie_comes_back_whatever_the_host_chose_for_tokens(
+    def test_its_cookie_is_lax_without_a_domain_regardless_of_the_settings(
         self, provider: Provider, configure: Any
     ) -> None:
-        """Row 85: the way back is another site's link, and a `__Host-` cookie has no Domain."""
+        """Row 85: the browser returns by a link on another site, and a `__Host-` cookie has no Domain."""
         configure(COOKIE_SAMESITE="Strict", COOKIE_DOMAIN="example.com")
         add_provider(provider)
 
@@ -395,7 +395,7 @@ class TestLogIn:
         parameters = provider.authorize(browser.start()["Location"])
         body = urlencode({**parameters, "user": "{}", "next": "https://evil.example", "redirect": "/evil"})
 
-        posted = Browser().client.post(
+        posted = Browser().post(
             "/auth/oauth/demo/callback", body, content_type="application/x-www-form-urlencoded"
         )
 
@@ -440,7 +440,7 @@ class TestLogIn:
     def test_the_form_post_way_back_keeps_the_path_of_the_site(self, provider: Provider) -> None:
         add_provider(provider)
 
-        response = Browser().client.post(
+        response = Browser().post(
             "/auth/oauth/demo/callback", "code=1&state=2",
             content_type="application/x-www-form-urlencoded", SCRIPT_NAME="/caf\u00c3\u00a9 \r\n?#",
         )  # fmt: skip

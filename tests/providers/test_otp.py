@@ -33,7 +33,7 @@ def app(signed_in: Api, user: Any, provider: Provider) -> Authenticator:
 def finish(
     browser: Browser, otp: Any, key: str = "demo", headers: dict[str, str] | None = None, **fields: Any
 ) -> Any:
-    return browser.client.post(
+    return browser.post(
         f"/auth/oauth/{key}/otp",
         {"otp": otp, **fields},
         content_type="application/json",
@@ -248,7 +248,7 @@ class TestSecondFactor:
         browser = Browser()
         browser.log_in(provider)
 
-        response = browser.client.post("/auth/oauth/demo/otp", body, content_type="application/json")
+        response = browser.post("/auth/oauth/demo/otp", body, content_type="application/json")
 
         assert response.status_code == 400
 

@@ -225,7 +225,7 @@ class TestApple:
         location = browser.start()["Location"]
         assert "response_mode=form_post" in location
         body = urlencode({**provider.authorize(location), "user": '{"name": {"firstName": "<b>"}}'})
-        posted = browser.client.post(
+        posted = browser.post(
             "/auth/oauth/demo/callback", body, content_type="application/x-www-form-urlencoded"
         )
 

@@ -178,7 +178,7 @@ class TestAtOnce:
         browser.log_in(provider)
 
         def finish(copy: Browser, code: str) -> Any:
-            return copy.client.post("/auth/oauth/demo/otp", {"otp": code}, content_type="application/json")
+            return copy.post("/auth/oauth/demo/otp", {"otp": code}, content_type="application/json")
 
         pairs = zip(copies(browser, 5), codes, strict=False)
         answers = together(*(lambda pair=pair: finish(*pair) for pair in pairs))  # type: ignore[misc]
