@@ -209,6 +209,19 @@ class Provider:
         return Handler
 
 
+def dripping(start: bytes, part: bytes, *, pause: float) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Return a handler that sends a start, then one part after another until the caller hangs up."""
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        with suppress(OSError):
+            handler.wfile.write(start)
+            while True:
+                handler.wfile.write(part)
+                time.sleep(pause)
+
+    return drip
+
+
 def send(
     handler: BaseHTTPRequestHandler, body: bytes, *, status: int = 200, content_type: str = "application/json"
 ) -> None:

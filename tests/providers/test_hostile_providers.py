@@ -35,6 +35,7 @@ from tests.identity_provider import (
     SMALL_RSA_KEY,
     Provider,
     b64,
+    dripping,
     encode,
     half_hash,
     jwk,
@@ -296,47 +297,6 @@ def written(raw: bytes) -> Any:
     return write
 
 
-def endless(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_response(200)
-    handler.end_headers()
-    try:
-        while True:
-            handler.wfile.write(b"x" * 65536)
-    except OSError:
-        return
-
-
-def drip(handler: BaseHTTPRequestHandler) -> None:
-    """A byte at a time, each well within any timeout of a single read, until the caller hangs up."""
-    try:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-        while not handler.server.provider.stopped.wait(0.05):  # type: ignore[attr-defined]
-            handler.wfile.write(b"x")
-    except OSError:
-        return
-
-
-def drip_lines(handler: BaseHTTPRequestHandler) -> None:
-    try:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
-        while True:
-            handler.wfile.write(b"X-Slow: x\r\n")
-            time.sleep(0.2)
-    except OSError:
-        return
-
-
-def dripping_body(handler: BaseHTTPRequestHandler) -> None:
-    try:
-        handler.send_response(200)
-        handler.send_header("Content-Length", "1000000")
-        handler.end_headers()
-        while not handler.server.provider.stopped.wait(0.05):  # type: ignore[attr-defined]
-            handler.wfile.write(b" ")
-    except OSError:
-        return
-
-
 def silence(handler: BaseHTTPRequestHandler) -> None:
     handler.server.provider.stopped.wait()  # type: ignore[attr-defined]
 
@@ -356,7 +316,7 @@ UNREADABLE: dict[str, Any] = {
     "too many requests": answer(b'{"error": "slow_down"}', status=429),
     "a bad gateway": answer(b"bad", status=502),
     "two megabytes": answer(b'"' + b"x" * 2_000_000 + b'"'),
-    "an endless body": endless,
+    "an endless body": dripping(b"HTTP/1.0 200 OK\r\n\r\n", b"x" * 65536, pause=0),
     "less than announced": written(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{}"),
     "no HTTP": written(b"220 smtp ready\r\n"),
     "a broken chunk": written(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n"),
@@ -371,9 +331,9 @@ UNREADABLE: dict[str, Any] = {
 """Answers that cannot be read, at every endpoint of a provider."""
 
 SLOW: dict[str, Any] = {
-    "a dripping header": drip,
-    "dripping headers": drip_lines,
-    "a dripping body": dripping_body,
+    "a dripping header": dripping(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x", pause=0.05),
+    "dripping headers": dripping(b"HTTP/1.1 200 OK\r\n", b"X-Slow: x\r\n", pause=0.2),
+    "a dripping body": dripping(b"HTTP/1.0 200 OK\r\nContent-Length: 1000000\r\n\r\n", b" ", pause=0.05),
     "silence": silence,
 }
 

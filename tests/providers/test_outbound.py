@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from platform_auth.providers import outbound
-from tests.identity_provider import EC_KEY, Provider, send
+from tests.identity_provider import EC_KEY, Provider, dripping, send
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CLOSE = b"Connection: close\r\n"
-"""After it http.client leaves the socket to the answer."""
+"""After this header, http.client hands the socket over to the response."""
 INTERIM = b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n"
 LONGEST_HEADER = b"X: " + b"y" * 65_531 + b"\r\n"
 
@@ -158,15 +157,6 @@ class TestUrls:
         assert outbound.check_url("http://a.example/")
 
 
-def drip(handler: BaseHTTPRequestHandler, start: bytes, part: bytes, *, pause: float) -> None:
-    """Answer a start and then one part after the other, until the caller hangs up."""
-    with suppress(OSError):
-        handler.wfile.write(start)
-        while True:
-            handler.wfile.write(part)
-            time.sleep(pause)
-
-
 class TestTime:
     """What never answers: without a time limit these tests would not end."""
 
@@ -227,7 +217,7 @@ class TestTime:
     ) -> None:
         """Each part arrives well within any timeout of a single read."""
 
-        provider.raw["/endless"] = partial(drip, start=start, part=part, pause=pause)
+        provider.raw["/endless"] = dripping(start, part, pause=pause)
 
         with pytest.raises(outbound.Unreachable, match=r"in time|cut off"):
             get(f"{provider.issuer}/endless", seconds=0.5)
@@ -244,7 +234,7 @@ class TestTime:
 
     def test_nothing_stays_open(self, provider: Provider) -> None:
         """Threads and sockets go with the request, also where it broke off."""
-        provider.raw["/big"] = partial(drip, start=HEAD + b"\r\n", part=b"x" * 65536, pause=0)
+        provider.raw["/big"] = dripping(HEAD + b"\r\n", b"x" * 65536, pause=0)
         before = threading.active_count()
 
         for _ in range(20):
@@ -361,7 +351,7 @@ class TestTLS:
             def do_GET(self) -> None:
                 hosts.append(self.headers["Host"])
                 if self.path == "/drips":
-                    drip(self, HEAD + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n", b"0", pause=0.05)
+                    dripping(HEAD + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n", b"0", pause=0.05)(self)
                 else:
                     send(self, b'{"ok": true}')
 
