@@ -105,9 +105,9 @@ def record_if_possible(kind: AuthEvent.Kind, **facts: Any) -> None:
 
 
 def record_elsewhere(*, signal: Signal, request: Any, user: Any, **kwargs: Any) -> None:
-    """Record a login or logout by another door, such as Django admin's form: its address is familiar from then on."""
-    # Ours have an event of their own and name their session. A request without a method is nobody's: a test client's
-    # `force_login` makes one.
+    """Record a login or logout outside our API, such as in Django admin. A login makes its address familiar."""
+    # Our own signals carry a session, and their event is already recorded. `force_login` of a test client sends a
+    # request without a method: nobody logged in.
     is_ours, is_sent = "session" in kwargs, getattr(request, "method", None) is not None
     if is_sent and not is_ours and isinstance(user, get_user_model()):
         kind = AuthEvent.Kind.LOGGED_IN if signal is user_logged_in else AuthEvent.Kind.LOGGED_OUT
@@ -160,9 +160,9 @@ def log_failures(responses: list[tuple[Any, Any]]) -> None:
 
 
 def is_familiar(user: Any, who: Caller) -> bool:
-    """Return whether an account logged in, or completed a reset, from this address within 30 days.
+    """Return whether a user logged in, or completed a reset, from this address within 30 days.
 
-    The same work for None, where there is no account.
+    For None (no such account) the database is asked the same, so that timing does not reveal which accounts exist.
     """
     if who.network is None:
         return False

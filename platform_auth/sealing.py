@@ -61,10 +61,10 @@ def is_current(purpose: str, sealed: str) -> bool:
 
 
 class Secret(property):
-    """The secret of a row in clear, which `column` keeps sealed for `purpose(row)`.
+    """A row's secret in clear. `column` stores it, sealed for `purpose(row)`.
 
-    Reading it raises SealBroken, for an empty column too: the codes of an empty key are known to everybody. Only an
-    `optional` secret may be empty.
+    Reading raises SealBroken. An empty column raises it too, because anyone can compute the codes of an empty key;
+    only an `optional` secret may be empty.
     """
 
     def __init__(self, column: str, purpose: Callable[[Any], str], *, optional: bool = False) -> None:

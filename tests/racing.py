@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def disconnecting(act: Callable[[], T]) -> T:
-    """Do something in a thread of its own, and leave no connection of it behind."""
+    """Run this in a thread, and close the connections that the thread opened."""
     try:
         return act()
     finally:
@@ -89,7 +89,7 @@ def failing(*, at: str, of: type[models.Model], times: int = 1) -> Iterator[None
 
 @contextmanager
 def refused(*, at: str, of: type[models.Model]) -> Iterator[None]:
-    """Have the database itself refuse a kind of statement on a model's table; PostgreSQL gives up what is around."""
+    """Make the database itself refuse a kind of statement on a model's table, which aborts PostgreSQL's transaction."""
     refusals = []
 
     def execute_or_refuse(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:

@@ -246,14 +246,14 @@ class TestNobodyIsLockedOut:
 
         assert attempt(Api(REMOTE_ADDR=HERE), victim.email, PASSWORD).status_code == 429
 
-    def test_an_account_that_is_gone_makes_no_address_known(self) -> None:
+    def test_the_login_of_a_deleted_account_makes_no_address_familiar(self) -> None:
         AuthEvent.objects.create(kind="logged_in", user=None, ip_address=HERE, network=HERE)
         self.flood("nobody@example.com")
 
         assert attempt(Api(REMOTE_ADDR=HERE), "nobody@example.com", PASSWORD).status_code == 429
 
-    def test_what_is_asked_is_the_same_for_an_account_that_does_not_exist(self, user: Any) -> None:
-        """Nor does the time of a refusal tell it."""
+    def test_a_missing_account_costs_the_same_statements(self, user: Any) -> None:
+        """Timing must not reveal whether an account exists."""
         asked = []
         for email in (user.email, "nobody@example.com"):
             self.flood(email)

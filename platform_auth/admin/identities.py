@@ -28,7 +28,7 @@ class OAuthIdentityAdmin(ReadOnlyAdmin):
         return self.has_end_permission(request)
 
     def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
-        """Record it in our events too."""
+        """Record each deletion as an event too."""
         for identity in queryset:
             events.record(
                 AuthEvent.Kind.IDENTITY_UNLINKED,

@@ -123,7 +123,7 @@ class OAuthProviderAdmin(AuthAdmin):
         record(request, f"provider changed: {changed}" if change else "provider added", provider=obj.key)
 
     def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
-        """Record it in our events too."""
+        """Record each deletion as an event too."""
         for provider in queryset:
             record(request, "provider deleted", provider=provider.key)
         return super().log_deletions(request, queryset)

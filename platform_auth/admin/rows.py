@@ -36,7 +36,7 @@ def by(request: HttpRequest) -> str:
 
 
 def link(page: str, text: object, *args: object, **query: Any) -> str:
-    """Return a link to a page of the admin ("app_model_changelist"); the text alone where there is no such page."""
+    """Return a link to an admin page, such as "app_model_changelist", or just the text if the page does not exist."""
     try:
         url = reverse(f"admin:{page}", args=args)
     except NoReverseMatch:
@@ -45,7 +45,7 @@ def link(page: str, text: object, *args: object, **query: Any) -> str:
 
 
 def record(request: HttpRequest, what: str, *, provider: str = "") -> None:
-    """Record what an admin did."""
+    """Record an action of the admin who sent a request."""
     who = caller.of(request)
     events.record(AuthEvent.Kind.ADMIN_CHANGED, user=request.user, who=who, provider=provider, reason=what)
 

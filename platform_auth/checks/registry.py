@@ -50,7 +50,7 @@ def _is_sound(name: str) -> bool:
     value, allowed, (least, _most) = setting.value, setting.type, setting.bounds
     if isinstance(allowed[0], str):
         return value in allowed
-    # True is an int, too.
+    # bool is a subclass of int.
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         return False
     if isinstance(value, list | tuple):

@@ -206,7 +206,7 @@ def _own_origin(request: HttpRequest) -> str:
 
 
 def _set(response: HttpResponseBase, which: Cookie, value: str, max_age: int) -> None:
-    """Set a cookie of ours for so many seconds; "" clears it."""
+    """Set one of our cookies. `max_age` is in seconds; an empty value clears the cookie."""
     is_token = which in ("refresh", "access")
     response.set_cookie(
         conf.cookie_name(which),
@@ -216,6 +216,6 @@ def _set(response: HttpResponseBase, which: Cookie, value: str, max_age: int) ->
         domain=conf.COOKIE_DOMAIN if is_token else None,
         secure=conf.COOKIE_SECURE,
         httponly=True,
-        # Of a flow always Lax: the way back from a provider is another site's link.
+        # A flow's cookie is always Lax: the browser returns from the provider by a link on another site.
         samesite=conf.COOKIE_SAMESITE if is_token else "Lax",
     )

@@ -75,7 +75,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
     DRIVER = "oauth2"
     ISSUER = ""
     VERIFIED_BY = ""
-    """The claim that vouches for an address by being true; "": none does."""
+    """The claim that must be true for an email address to count as verified; "" if the provider has none."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
         )
 
     def is_verified(self, claims: Mapping[str, Any]) -> bool:
-        """Return whether an answer vouches for the address in it."""
+        """Return whether the provider says that the email address in these claims is verified."""
         return claims.get(self.VERIFIED_BY) is True
 
     def _account(
@@ -283,7 +283,7 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
         except jwt.PyJWTError as error:
             raise jwt_error(self, error) from None
         self.validate_authorized_party(claims, self.provider.client_id)
-        # Of Ed25519 by SHA-512, its own hash.
+        # Ed25519 uses SHA-512.
         at_hash = self.calc_at_hash(access_token, algorithm, "SHA512" if algorithm == "EdDSA" else None)
         if claims.get("at_hash", at_hash) != at_hash:
             raise AuthResponseError(self, claim="at_hash", code="invalid_claim", stage="token_validation")

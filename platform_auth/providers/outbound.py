@@ -154,7 +154,7 @@ class _Connection(http.client.HTTPConnection):
         self._deadline = deadline
         self._tls = tls
         self._alarm: threading.Timer | None = None
-        # Kept here too: once an answer says `Connection: close`, http.client leaves the socket to it and forgets it.
+        # Kept for `_cut`: after `Connection: close`, http.client hands the socket to the response and drops its own.
         self._reached: socket.socket | None = None
         self.is_over = False
 

@@ -70,7 +70,7 @@ def generate(session: RefreshSession, *, password: str | None = None, request: H
     _refuse_if_enrolled(user)
     secret = totp.new_secret()
     _keep_pending(session, secret)
-    # What the app calls this site, and the user on it.
+    # The names that the authenticator app shows for this site and this user.
     site = urlsplit(conf.PUBLIC_URL or "").hostname or conf.ISSUER
     account = getattr(user, user.get_email_field_name(), "") or user.get_username()
     url = totp.provisioning_url(secret, issuer=site, account=str(account))

@@ -231,7 +231,7 @@ class TestUpgradingAHash:
         logged_in = self.log_in_while(user, lambda: type(user).objects.update(password=upgraded))
         assert type(user).objects.get().password == upgraded == logged_in.password
 
-    def test_which_it_reads_where_it_is_written(self, user: Any, settings: Any) -> None:
+    def test_a_hash_upgraded_elsewhere_is_read_from_the_primary(self, user: Any, settings: Any) -> None:
         """Row 48: a replica that lags would bring the old password back."""
         self.weaken(user)
         upgraded = make_password(PASSWORD)

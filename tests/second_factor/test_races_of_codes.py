@@ -212,8 +212,8 @@ class TestAFailingEvent:
         assert answers == [401] * 10 + [429]
         assert FailedCode.objects.count() == 10
 
-    def test_so_it_does_where_the_database_refuses_the_event(self, user: Any, clock: Any) -> None:
-        """PostgreSQL takes nothing more into a transaction in which a statement failed, and rolls it back."""
+    def test_a_wrong_code_counts_where_the_database_refuses_its_event(self, user: Any, clock: Any) -> None:
+        """PostgreSQL rolls back a whole transaction in which a statement failed."""
         api = Api()
         api.login(user.email)
         app, _codes = enrol(api)

@@ -477,7 +477,7 @@ class TestTheSealedSecret:
             other.verify_token("123456")
 
     def test_a_row_without_a_secret_takes_no_code(self, user: Any) -> None:
-        """Those of an empty key are known to everybody."""
+        """Anyone can compute the codes of an empty key."""
         TOTPFactor.objects.create(user=user)
 
         with pytest.raises(sealing.SealBroken):

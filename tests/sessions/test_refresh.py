@@ -582,7 +582,7 @@ class TestAReplica:
         assert is_refused(api.refresh(spent))
         assert api.post("/auth/logout", {"refresh_token": api.refresh_token}).status_code == 204
 
-    def test_nor_whether_a_password_still_is_what_was_verified(self, user: Any, settings: Any) -> None:
+    def test_a_password_that_changed_is_read_from_the_primary(self, user: Any, settings: Any) -> None:
         type(user).objects.filter(pk=user.pk).update(password=make_password(PASSWORD))
         settings.DATABASE_ROUTERS = [f"{__name__}.Replica"]
         evidence = sessions.Evidence(

@@ -22,7 +22,7 @@ SECRETS = (
     (OAuthProvider, "client_secret"),
     (OAuthProvider, "private_key"),
 )
-"""Each model and its properties of the type sealing.Secret."""
+"""Every sealing.Secret, as its model and its name there."""
 
 
 class Command(BaseCommand):
