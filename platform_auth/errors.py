@@ -77,7 +77,7 @@ class InvalidPayload(PlatformAuthError):
 
     status_code = 400
     code = "INVALID_PAYLOAD"
-    message = _("The request is not valid.")
+    message = _("The request is invalid.")
 
     def __init__(
         self, reason: str | Promise, *, field: str | None = None, others: Iterable[InvalidPayload] = ()
@@ -104,7 +104,7 @@ class FailedValidation(PlatformAuthError):
 
     status_code = 400
     code = "FAILED_VALIDATION"
-    message = _("The password does not follow the rules.")
+    message = _("The password doesn't meet the requirements.")
 
     def __init__(self, broken: Iterable[tuple[str, str]]) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class InvalidOTP(PlatformAuthError):
 
     status_code = 401
     code = "INVALID_OTP"
-    message = _("The one-time password is missing or wrong.")
+    message = _("The one-time password is missing or incorrect.")
     keeps_changes = True
 
 
@@ -146,7 +146,7 @@ class UserSuspended(PlatformAuthError):
 
     status_code = 401
     code = "USER_SUSPENDED"
-    message = _("This user is not active.")
+    message = _("This user account is inactive.")
     session_over = True
 
 
@@ -155,7 +155,7 @@ class TokenRefused(PlatformAuthError):
 
     status_code = 401
     code = "INVALID_TOKEN"
-    message = _("The token is not valid.")
+    message = _("The token is invalid.")
 
     def __init__(self, *, challenge: bool = False) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Forbidden(PlatformAuthError):
 
     status_code = 403
     code = "FORBIDDEN"
-    message = _("You are not allowed to do this.")
+    message = _("You don't have permission to do this.")
 
 
 class TFARequired(PlatformAuthError):
@@ -195,7 +195,7 @@ class InvalidProvider(PlatformAuthError):
 
     status_code = 403
     code = "INVALID_PROVIDER"
-    message = _("This provider account cannot be used to log in here.")
+    message = _("This provider account can't be used to log in here.")
 
 
 class RouteNotFound(PlatformAuthError):
@@ -203,7 +203,7 @@ class RouteNotFound(PlatformAuthError):
 
     status_code = 404
     code = "ROUTE_NOT_FOUND"
-    message = _("There is nothing at this address.")
+    message = _("Nothing was found at this URL.")
 
 
 class MethodNotAllowed(PlatformAuthError):
@@ -211,7 +211,7 @@ class MethodNotAllowed(PlatformAuthError):
 
     status_code = 405
     code = "METHOD_NOT_ALLOWED"
-    message = _("This method is not allowed here.")
+    message = _("This method is not allowed.")
 
 
 class ContentTooLarge(PlatformAuthError):
@@ -227,7 +227,7 @@ class UnsupportedMediaType(PlatformAuthError):
 
     status_code = 415
     code = "UNSUPPORTED_MEDIA_TYPE"
-    message = _("Send the request body as application/json in UTF-8.")
+    message = _("Send the request body as application/json, encoded in UTF-8.")
 
 
 class RequestsExceeded(PlatformAuthError):
@@ -259,7 +259,7 @@ class ServiceUnavailable(PlatformAuthError):
 
     status_code = 503
     code = "SERVICE_UNAVAILABLE"
-    message = _("The service is not available at the moment.")
+    message = _("The service is temporarily unavailable.")
 
 
 class HostError(PlatformAuthError):
@@ -352,4 +352,4 @@ def _reasons(detail: Any, field: str = "") -> list[tuple[str, str]]:
         pairs = [pair for value in detail for pair in _reasons(value, field)]
     else:
         pairs = [(field, str(detail))]
-    return pairs or [(field, str(_("This value is not valid.")))]
+    return pairs or [(field, str(_("This value is invalid.")))]

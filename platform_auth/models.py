@@ -66,13 +66,13 @@ class RefreshSession(models.Model):
         _("authentication methods"),
         max_length=255,
         blank=True,
-        help_text=_("How the user was authenticated, separated by blanks (RFC 8176)."),
+        help_text=_("How the user was authenticated, as space-separated methods (RFC 8176)."),
     )
     provider = models.CharField(_("provider"), max_length=64, blank=True)
     tfa_required = models.BooleanField(
         _("must set up a second factor"),
         default=False,
-        help_text=_("Until then the session opens nothing but the endpoints to set it up."),
+        help_text=_("Until then, this session can only be used to set it up."),
     )
     # Whoever opened it said that a second factor was shown which is not ours: no policy asks it for one.
     factor_satisfied = models.BooleanField(default=False, editable=False)
@@ -231,8 +231,8 @@ class FailedCode(models.Model):
     objects = PrimaryManager()
 
     class Meta:
-        verbose_name = _("wrong one-time password")
-        verbose_name_plural = _("wrong one-time passwords")
+        verbose_name = _("rejected one-time password")
+        verbose_name_plural = _("rejected one-time passwords")
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["user", "failed_at"], name="platform_auth_failed_code"),
             models.Index(fields=["failed_at"], name="platform_auth_failed_code_at"),
@@ -289,28 +289,30 @@ class OAuthProvider(models.Model):
     KEY_SHAPE = re.compile(r"^[a-z0-9][a-z0-9_-]*\Z")
 
     class Kind(models.TextChoices):
-        OIDC = "oidc", _("OpenID Connect (by discovery)")
+        OIDC = "oidc", _("OpenID Connect (discovery)")
         GITHUB = "github", "GitHub"
         GOOGLE = "google", "Google"
         FACEBOOK = "facebook", "Facebook"
-        MICROSOFT = "microsoft", _("Microsoft (one tenant)")
+        MICROSOFT = "microsoft", _("Microsoft (single tenant)")
         GITLAB = "gitlab", "GitLab"
         APPLE = "apple", "Apple"
         DISCORD = "discord", "Discord"
         LINKEDIN = "linkedin", "LinkedIn"
         SLACK = "slack", "Slack"
-        OAUTH2 = "oauth2", _("OAuth 2.0 (by its URLs)")
+        OAUTH2 = "oauth2", _("OAuth 2.0 (manual URLs)")
 
     class ClientAuthentication(models.TextChoices):
-        POST = "post", _("Client secret in the body")
+        POST = "post", _("Client secret in the request body")
         BASIC = "basic", "HTTP Basic"
 
     class EmailLinking(models.TextChoices):
         NEVER = "never", _("Never")
-        PROVEN = "proven", _("Yes: this site has proven its users' addresses")
+        PROVEN = "proven", _("Yes: this site has verified its users' email addresses")
         UNPROVEN = (
             "unproven",
-            _("Yes, but they are not proven: linking removes the local password and ends the sessions"),
+            _(
+                "Yes, but this site has not verified them: linking removes the local password and ends all sessions"
+            ),
         )
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -319,21 +321,21 @@ class OAuthProvider(models.Model):
         max_length=64,
         unique=True,
         validators=[
-            RegexValidator(KEY_SHAPE.pattern, _("Use lower-case letters, digits, hyphens and underscores."))
+            RegexValidator(KEY_SHAPE.pattern, _("Use lowercase letters, digits, hyphens and underscores."))
         ],
-        help_text=_("Names the provider in URLs such as /auth/oauth/example."),
+        help_text=_("Identifies the provider in URLs such as /auth/oauth/example."),
     )
     label = models.CharField(
         pgettext_lazy("OAuth provider", "label"),
         max_length=100,
-        help_text=_("What users read on the button."),
+        help_text=_("The text on the login button."),
     )
     kind = models.CharField(pgettext_lazy("OAuth provider", "kind"), max_length=16, choices=Kind.choices)
     icon = models.CharField(
         pgettext_lazy("OAuth provider", "icon"),
         max_length=200,
         blank=True,
-        help_text=_("A name or URL for the host's log-in page."),
+        help_text=_("An icon name or URL for the site's login page."),
     )
     order = models.PositiveSmallIntegerField(pgettext_lazy("OAuth provider", "order"), default=0)
     enabled = models.BooleanField(pgettext_lazy("OAuth provider", "enabled"), default=False)
@@ -347,21 +349,22 @@ class OAuthProvider(models.Model):
         _("scopes"),
         max_length=512,
         blank=True,
-        help_text=_("Separated by blanks, beside those that the kind asks for by itself."),
+        help_text=_("Space-separated, in addition to the scopes that this kind of provider always requests."),
     )
     issuer = models.CharField(
         pgettext_lazy("OAuth provider", "issuer"),
         max_length=512,
         blank=True,
         help_text=_(
-            "OpenID Connect: exactly as the discovery document says it, trailing slash included. GitLab: its URL."
+            "OpenID Connect: exactly as in the discovery document, including any trailing slash. "
+            "GitLab: the URL of the server."
         ),
     )
     tenant = models.CharField(
         pgettext_lazy("OAuth provider", "tenant"),
         max_length=128,
         blank=True,
-        help_text=_("Microsoft: the tenant's ID."),
+        help_text=_("Microsoft: the ID of the tenant."),
     )
     team_id = models.CharField(_("team ID"), max_length=64, blank=True, help_text=_("Apple."))
     key_id = models.CharField(_("key ID"), max_length=64, blank=True, help_text=_("Apple."))
@@ -377,42 +380,44 @@ class OAuthProvider(models.Model):
         max_length=8,
         choices=ClientAuthentication.choices,
         default=ClientAuthentication.POST,
-        help_text=_("How the token URL gets the client secret. Without a secret: a public client."),
+        help_text=_(
+            "How the client secret is sent to the token URL. Without a secret, this is a public client."
+        ),
     )
     id_field = models.CharField(_("ID field"), max_length=64, blank=True, default="id")
-    email_field = models.CharField(_("e-mail field"), max_length=64, blank=True, default="email")
+    email_field = models.CharField(_("email field"), max_length=64, blank=True, default="email")
     email_verified_field = models.CharField(
-        _("e-mail verified field"),
+        _("email verified field"),
         max_length=64,
         blank=True,
-        help_text=_("Empty: addresses of this provider count as not verified."),
+        help_text=_("If empty, email addresses from this provider are treated as unverified."),
     )
 
-    may_create_users = models.BooleanField(_("may create users"), default=False)
+    may_create_users = models.BooleanField(_("can create users"), default=False)
     groups = models.ManyToManyField(
         Group,
         blank=True,
         verbose_name=_("groups"),
         related_name="+",
-        help_text=_("What new users of this provider belong to."),
+        help_text=_("Groups that new users from this provider are added to."),
     )
     email_linking = models.CharField(
-        _("link to an existing account by a verified e-mail address"),
+        _("link to existing accounts by verified email address"),
         max_length=8,
         choices=EmailLinking.choices,
         default=EmailLinking.NEVER,
     )
     allowed_domains = models.CharField(
-        _("allowed e-mail domains"),
+        _("allowed email domains"),
         max_length=1000,
         blank=True,
-        help_text=_("Separated by blanks; empty: all."),
+        help_text=_("Space-separated. Leave empty to allow all domains."),
     )
 
-    tested_at = models.DateTimeField(_("tested at"), null=True, blank=True, editable=False)
+    tested_at = models.DateTimeField(_("last tested"), null=True, blank=True, editable=False)
     test_result = models.TextField(_("test result"), blank=True, default="", editable=False)
     created_at = models.DateTimeField(_("created at"), default=timezone.now, editable=False)
-    updated_at = models.DateTimeField(_("changed at"), auto_now=True)
+    updated_at = models.DateTimeField(_("last changed"), auto_now=True)
 
     objects = PrimaryManager.from_queryset(OAuthProviderQuerySet)()
 
@@ -444,7 +449,7 @@ class OAuthIdentity(models.Model):
     subject = models.CharField(pgettext_lazy("OAuth provider", "subject"), max_length=255)
     # SHA-256 over issuer and subject: exact on databases that compare text without regard to case.
     subject_digest = models.CharField(max_length=64, editable=False)
-    email = models.CharField(_("e-mail address at the provider"), max_length=254, blank=True)
+    email = models.CharField(_("email address at the provider"), max_length=254, blank=True)
     # The account was created by it, on an address that nobody trusted had verified: it goes when the owner comes.
     founded_on_unverified_email = models.BooleanField(default=False, editable=False)
     # The address that its provider had verified when the account was created, or linked, by it, and the admin takes its
@@ -522,34 +527,36 @@ class AuthEvent(AppendOnlyModel):
 
     class Kind(models.TextChoices):
         LOGGED_IN = "logged_in", _("logged in")
-        LOGIN_FAILED = "login_failed", _("log-in failed")
-        LOGIN_LIMITED = "login_limited", _("log-in limited")
+        LOGIN_FAILED = "login_failed", _("login failed")
+        LOGIN_LIMITED = "login_limited", _("login rate-limited")
         LOGGED_OUT = "logged_out", _("logged out")
         SESSION_REVOKED = "session_revoked", _("session ended")
-        REFRESH_REPLAYED = "refresh_replayed", _("spent refresh token answered again")
-        REFRESH_REUSED = "refresh_reused", _("spent refresh token reused, session ended")
+        REFRESH_REPLAYED = "refresh_replayed", _("refresh token used again within the grace period")
+        REFRESH_REUSED = "refresh_reused", _("refresh token reuse detected, session ended")
         REFRESH_REFUSED = "refresh_refused", _("refresh refused")
-        REFRESH_LIMITED = "refresh_limited", _("refresh limited")
+        REFRESH_LIMITED = "refresh_limited", _("refresh rate-limited")
         RESET_REQUESTED = "reset_requested", _("password reset requested")
-        RESET_LIMITED = "reset_limited", _("password reset limited")
+        RESET_LIMITED = "reset_limited", _("password reset rate-limited")
         PASSWORD_RESET = "password_reset", _("password reset")
         RESET_FAILED = "reset_failed", _("password reset failed")
         PASSWORD_CHANGED = "password_changed", _("password changed")
-        PASSWORD_REFUSED = "password_refused", _("password of a signed-in user refused")
+        PASSWORD_REFUSED = "password_refused", _("current password refused")
         FACTOR_ENABLED = "factor_enabled", _("second factor enabled")
         FACTOR_DISABLED = "factor_disabled", _("second factor disabled")
         FACTOR_FAILED = "factor_failed", _("one-time password refused")
-        FACTOR_LIMITED = "factor_limited", _("one-time password limited")
+        FACTOR_LIMITED = "factor_limited", _("one-time password rate-limited")
         RECOVERY_CODE_USED = "recovery_code_used", _("recovery code used")
-        RECOVERY_CODES_RENEWED = "recovery_codes_renewed", _("recovery codes renewed")
+        RECOVERY_CODES_RENEWED = "recovery_codes_renewed", _("recovery codes regenerated")
         IDENTITY_LINKED = "identity_linked", _("provider account linked")
         IDENTITY_UNLINKED = "identity_unlinked", _("provider account unlinked")
-        USER_CREATED = "user_created", _("account created by a provider log-in")
+        USER_CREATED = "user_created", _("account created by provider login")
         USER_DELETED = "user_deleted", _("account deleted")
         ADMIN_CHANGED = "admin_changed", _("changed by an admin")
-        PROXY_IGNORED = "proxy_ignored", _("forwarding header of a private address ignored")
+        PROXY_IGNORED = "proxy_ignored", _("forwarding header from a private address ignored")
 
-    kind = models.CharField(pgettext_lazy("authentication", "what"), max_length=32, choices=Kind.choices)
+    kind = models.CharField(
+        pgettext_lazy("authentication", "event type"), max_length=32, choices=Kind.choices
+    )
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         models.SET_NULL,
@@ -558,7 +565,7 @@ class AuthEvent(AppendOnlyModel):
         verbose_name=_("user"),
         related_name="+",
     )
-    created_at = models.DateTimeField(pgettext_lazy("authentication", "when"), default=timezone.now)
+    created_at = models.DateTimeField(pgettext_lazy("authentication", "time"), default=timezone.now)
     ip_address = models.GenericIPAddressField(
         pgettext_lazy("authentication", "address"), null=True, blank=True
     )

@@ -22,12 +22,12 @@ class PasswordResetTokenAdmin(ReadOnlyAdmin):
     fields = ("user_link", "ip_address", "created_at", "expires_at")
     actions = ("withdraw_links",)
 
-    @admin.action(description=_("Withdraw these links"), permissions=["end"])
+    @admin.action(description=_("Revoke these links"), permissions=["end"])
     def withdraw_links(self, request: HttpRequest, rows: QuerySet[PasswordResetToken]) -> None:
         count = 0
         for token in rows.iterator(chunk_size=1000):
             if rows.model._default_manager.filter(pk=token.pk).delete()[0]:
                 record(request, f"withdrew a reset link of user {token.user_id}")
                 count += 1
-        text = ngettext("%(count)d link withdrawn.", "%(count)d links withdrawn.", count)
+        text = ngettext("%(count)d link revoked.", "%(count)d links revoked.", count)
         self.message_user(request, text % {"count": count}, messages.SUCCESS)

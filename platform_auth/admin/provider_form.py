@@ -50,21 +50,23 @@ class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
         required=False,
         max_length=4096,
         widget=forms.PasswordInput(attrs={"autocomplete": "off", "class": "vTextField"}),
-        help_text=_("Never shown again. Blank keeps what is stored."),
+        help_text=_("Never shown again. Leave blank to keep the stored value."),
     )
     private_key = forms.CharField(
         label=capfirst(_("private key")),
         required=False,
         max_length=8192,
         widget=WriteOnlyTextarea(attrs={"autocomplete": "off", "rows": 4, "class": "vLargeTextField"}),
-        help_text=_("Apple: the content of the .p8 file. Never shown again. Blank keeps what is stored."),
+        help_text=_(
+            "Apple: the contents of the .p8 file. Never shown again. Leave blank to keep the stored value."
+        ),
     )
     own_password = forms.CharField(
         label=capfirst(_("your own password")),
         required=False,
         strip=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "class": "vTextField"}),
-        help_text=_("Needed for every change but of label, icon, order and enabled."),
+        help_text=_("Required for any change other than label, icon, order and enabled."),
     )
 
     class Meta:
@@ -90,7 +92,7 @@ class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
         self._check_domains(values)
         if set(self.changed_data) - {*HARMLESS_FIELDS, "own_password"}:
             if not self.may_point_elsewhere:
-                self.add_error(None, _("You may change label, icon, order and enabled."))
+                self.add_error(None, _("You can only change label, icon, order and enabled."))
             elif not self.errors:
                 self._check_person(values.get("own_password", ""))
         return values
@@ -104,7 +106,7 @@ class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def _check_key(self, values: dict[str, Any]) -> None:
         if values.get("key") in flow.RESERVED_KEYS:
-            self.add_error("key", _("This word has another meaning in tokens."))
+            self.add_error("key", _("This key is reserved."))
 
     def _check_kind(self, values: dict[str, Any]) -> None:
         """Ask for what the kind needs, and judge its URLs as the flow will."""
@@ -112,19 +114,20 @@ class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
         for name in _NEEDED.get(kind, ("client_secret",)):
             is_stored = name in SECRET_FIELDS and getattr(self.instance, getattr(OAuthProvider, name).column)
             if name in values and not values[name] and not is_stored:
-                self.add_error(name, _("This kind of provider needs it."))
+                self.add_error(name, _("Required for this kind of provider."))
         for name in ("authorization_url", "token_url", "userinfo_url", "issuer"):
             try:
                 if values.get(name):
                     outbound.check_url(values[name])
             except outbound.Refused:
-                self.add_error(name, _("An https URL without credentials and fragment."))
+                self.add_error(name, _("Enter an https URL without credentials or a fragment."))
         if kind == Kind.MICROSOFT and "tenant" in values:
             try:
                 values["tenant"] = str(uuid.UUID(values["tenant"]))
             except ValueError:
                 self.add_error(
-                    "tenant", _("The ID of one tenant, such as 72f988bf-86f1-41af-91ab-2d7cd011db47.")
+                    "tenant",
+                    _("Enter the ID of a single tenant, such as 72f988bf-86f1-41af-91ab-2d7cd011db47."),
                 )
         if kind == Kind.APPLE and values.get("private_key"):
             self._check_private_key(values["private_key"])
@@ -136,14 +139,16 @@ class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
         except (ValueError, TypeError):
             key = None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-            self.add_error("private_key", _("A private key for ES256 in PEM, as Apple gives it."))
+            self.add_error("private_key", _("Enter the ES256 private key from Apple, in PEM format."))
 
     def _check_domains(self, values: dict[str, Any]) -> None:
         for domain in values.get("allowed_domains", "").split():
             try:
                 DomainNameValidator()(domain)
             except ValidationError:
-                self.add_error("allowed_domains", _("Domains such as example.com, separated by blanks."))
+                self.add_error(
+                    "allowed_domains", _("Enter domains such as example.com, separated by spaces.")
+                )
                 return
 
     @sensitive_variables()
@@ -158,4 +163,4 @@ class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
             return
         found = password and authenticate(self.request, username=user.get_username(), password=password)
         if not found or found.pk != user.pk:
-            self.add_error("own_password", _("Enter your own password to change this."))
+            self.add_error("own_password", _("Enter your own password to make this change."))

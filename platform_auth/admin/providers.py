@@ -38,7 +38,7 @@ class OAuthProviderAdmin(AuthAdmin):
         (_("OpenID Connect, GitLab, Microsoft"), {"fields": ("issuer", "tenant")}),
         (_("Apple"), {"classes": ("collapse",), "fields": ("team_id", "key_id", "private_key")}),
         (
-            _("OAuth 2.0 by its URLs"),
+            _("OAuth 2.0 (manual URLs)"),
             {
                 "classes": ("collapse",),
                 "fields": (
@@ -52,7 +52,7 @@ class OAuthProviderAdmin(AuthAdmin):
                 ),
             },
         ),
-        (_("Who may log in"), {"fields": ("may_create_users", "groups", "email_linking", "allowed_domains")}),
+        (_("Who can log in"), {"fields": ("may_create_users", "groups", "email_linking", "allowed_domains")}),
         (pgettext_lazy("OAuth provider", "Test"), {"fields": ("tested_at", "test_result")}),
         (pgettext_lazy("OAuth provider", "Confirm"), {"fields": ("own_password",)}),
     )
@@ -62,7 +62,7 @@ class OAuthProviderAdmin(AuthAdmin):
         try:
             url = backends.callback_url(provider)
         except NoReverseMatch:
-            return str(_("Save first: the key is part of it."))
+            return str(_("Save the provider first: the URL contains its key."))
         return format_html('<input type="text" readonly dir="ltr" class="vLargeTextField" value="{}">', url)
 
     @admin.action(description=_("Test these providers"), permissions=["change"])
@@ -137,7 +137,7 @@ class OAuthProviderAdmin(AuthAdmin):
     def _test(self, request: HttpRequest, provider: OAuthProvider) -> None:
         is_well = probe.test(provider)
         lines = provider.test_result.splitlines()
-        text = _("%(provider)s: all is well.") if is_well else _("%(provider)s: %(lines)s")
+        text = _("%(provider)s: no problems found.") if is_well else _("%(provider)s: %(lines)s")
         facts = {"provider": provider, "lines": " ".join(line for line in lines if line.startswith("✗"))}
         self.message_user(request, text % facts, messages.SUCCESS if is_well else messages.ERROR)
 

@@ -134,7 +134,9 @@ class ReadOnlyAdmin(AuthAdmin):
     ) -> Any:
         """Refuse to do to all rows what the page said of AT_MOST."""
         if queryset.order_by()[: AT_MOST + 1].count() > AT_MOST and request.POST.get("select_across") == "1":
-            text = _("These are more than %(limit)d. Narrow the list by a filter or a search first.")
+            text = _(
+                "You selected more than %(limit)d rows. Narrow the list with a filter or a search first."
+            )
             self.message_user(request, text % {"limit": AT_MOST}, messages.ERROR)
             return None
         return super().response_action(request, queryset, *args, **kwargs)

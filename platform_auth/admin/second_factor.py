@@ -34,7 +34,7 @@ class TOTPFactorAdmin(ReadOnlyAdmin):
     def recovery_codes(self, factor: TOTPFactor) -> int:
         return verification.recovery_codes_left(factor.user)
 
-    @admin.action(description=_("Remove the second factor of these users"), permissions=["end"])
+    @admin.action(description=_("Remove these users' second factors"), permissions=["end"])
     def reset_factors(self, request: HttpRequest, rows: QuerySet[TOTPFactor]) -> None:
         count = sum(
             enrolment.reset_by_admin(factor.user, request=request) for factor in rows.select_related("user")

@@ -96,7 +96,9 @@ def require_refresh_token(request: HttpRequest, fields: dict[str, Any]) -> Prese
         raw_token = read_cookie(request, conf.cookie_name("refresh"))
     if from_cookie and (not raw_token or mode == Mode.JSON):
         raise errors.InvalidPayload(
-            _('Send it in the body, or in the cookie "%(cookie)s" with mode "cookie" or "session".')
+            _(
+                'Send the refresh token in the body, or in the "%(cookie)s" cookie with mode "cookie" or "session".'
+            )
             % {"cookie": conf.cookie_name("refresh")},
             field="refresh_token",
         )
@@ -142,7 +144,7 @@ def read_access_token(request: HttpRequest) -> str | None:
     if conf.ACCESS_TOKEN_IN_QUERY:
         found += request.GET.getlist("access_token")
     if len(found) > 1:
-        raise errors.InvalidPayload(_("Send one access token, in one place."), field="access_token")
+        raise errors.InvalidPayload(_("Send only one access token, in one place."), field="access_token")
     if found:
         return found[0]
     raw_token = read_cookie(request, conf.cookie_name("access"))
@@ -154,7 +156,7 @@ def read_access_token(request: HttpRequest) -> str | None:
 def read_cookie(request: HttpRequest, name: str) -> str | None:
     """Return a cookie's value. Raises InvalidPayload where two of its name came."""
     if len(_cookies_called(request, name)) > 1:
-        raise errors.InvalidPayload(_("This cookie came twice."), field=name)
+        raise errors.InvalidPayload(_("This cookie was sent twice."), field=name)
     return request.COOKIES.get(name)
 
 
@@ -178,7 +180,7 @@ def require_same_origin(request: HttpRequest) -> None:
         return
     if site is None and (origin is None or origin.lower() == _own_origin(request)):
         return
-    raise errors.Forbidden(_("A cookie is not taken from another origin."))
+    raise errors.Forbidden(_("Cookies are not accepted from another origin."))
 
 
 def is_trusted_origin(origin: str) -> bool:

@@ -112,7 +112,7 @@ class PageView(endpoint.Edge):
 def require_repeated(fields: dict[str, str], name: str) -> None:
     """Raise InvalidPayload if a field and its repetition (`<name>_again`) are not the same."""
     if fields[name] != fields[f"{name}_again"]:
-        raise errors.InvalidPayload(_("The two passwords are not the same."), field=f"{name}_again")
+        raise errors.InvalidPayload(_("The two passwords don't match."), field=f"{name}_again")
 
 
 def messages_of(error: errors.PlatformAuthError) -> list[str]:

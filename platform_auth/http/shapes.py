@@ -79,7 +79,7 @@ class StrictJSONParser(JSONParser):
             text = stream.read().decode("utf-8")
             parsed = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
         except (ValueError, RecursionError):
-            raise errors.InvalidPayload(_("The request body is not valid JSON in UTF-8.")) from None
+            raise errors.InvalidPayload(_("The request body is not valid UTF-8 JSON.")) from None
         if not isinstance(parsed, dict):
             raise errors.InvalidPayload(_("The request body must be a JSON object."))
         return parsed
@@ -94,7 +94,7 @@ def read_body(request: HttpRequest) -> bytes:
             chunked = _is_chunked(request)
             request._body = _read_chunked(request) if chunked else request.read(MAX_BYTES + 1)
         except OSError:
-            raise errors.InvalidPayload(_("The request body broke off.")) from None
+            raise errors.InvalidPayload(_("The request body is incomplete.")) from None
     if len(request.body) > MAX_BYTES:
         raise errors.ContentTooLarge
     return request.body
@@ -112,7 +112,7 @@ def _is_chunked(request: HttpRequest) -> bool:
 def _read_chunked(request: Any) -> bytes:
     """Read what the server has taken apart. A log-out that is not read would answer 204 and end nothing."""
     if not request.environ.get("wsgi.input_terminated"):
-        raise errors.InvalidPayload(_("Send the request body with a Content-Length."))
+        raise errors.InvalidPayload(_("Send the request body with a Content-Length header."))
     return bytes(request.environ["wsgi.input"].read(MAX_BYTES + 1))
 
 
@@ -129,7 +129,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(keys) != len(pairs):
         ((repeated, _times),) = Counter(name for name, _value in pairs).most_common(1)
         raise errors.InvalidPayload(
-            _("Send this once."), field=repeated.encode(errors="replace").decode()[:64]
+            _("Send this only once."), field=repeated.encode(errors="replace").decode()[:64]
         )
     return keys
 
@@ -164,7 +164,7 @@ def read_query(request: HttpRequest, shape: type[Shape]) -> dict[str, Any]:
     """Return the query as the validated fields of a shape. Raises InvalidPayload, also for a field that came twice."""
     repeated = [name for name in map(str, shape().fields) if len(request.GET.getlist(name)) > 1]
     if repeated:
-        raise errors.InvalidPayload.of_fields((name, _("Send this once.")) for name in repeated)
+        raise errors.InvalidPayload.of_fields((name, _("Send this only once.")) for name in repeated)
     return validate(request.GET.dict(), shape)
 
 
@@ -186,7 +186,9 @@ def take_query(request: HttpRequest) -> QueryDict:
 
 def _form_bytes(request: HttpRequest) -> bytes:
     if request.content_type != "application/x-www-form-urlencoded":
-        raise errors.UnsupportedMediaType(_("Send this form as a browser does."))
+        raise errors.UnsupportedMediaType(
+            _("Send the form as application/x-www-form-urlencoded, encoded in UTF-8.")
+        )
     return read_body(request)
 
 
@@ -228,7 +230,7 @@ class Choice(serializers.ChoiceField):
     """One of some JSON strings; numbers and other types do not stand for them."""
 
     # DRF's own text repeats the value, which may hold what no answer can: a lone surrogate.
-    default_error_messages = {"invalid_choice": gettext_lazy("This is not one of the choices.")}
+    default_error_messages = {"invalid_choice": gettext_lazy("This is not a valid choice.")}
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
@@ -246,7 +248,10 @@ def password_field(**kwargs: Any) -> Text:
 
 def otp_field(**kwargs: Any) -> Text:
     return Text(
-        min_length=6, max_length=32, help_text=gettext_lazy("One-time password or recovery code."), **kwargs
+        min_length=6,
+        max_length=32,
+        help_text=gettext_lazy("A one-time password or a recovery code."),
+        **kwargs,
     )
 
 
@@ -254,7 +259,7 @@ def mode_field() -> Choice:
     return Choice(
         choices=Mode.choices,
         required=False,
-        help_text=gettext_lazy("Where the refresh token travels: JSON or httpOnly cookies."),
+        help_text=gettext_lazy("How the refresh token is sent: in JSON or in HttpOnly cookies."),
     )
 
 

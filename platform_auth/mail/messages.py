@@ -40,38 +40,40 @@ Django's own default is to wait for ever."""
 NOTICES: dict[str, tuple[str | Promise, str | Promise]] = {
     "password_reset": (
         _("Your password was reset"),
-        _("The password was set anew by a link that we mailed to you. All devices were logged out."),
+        _("Your password was reset using a link we emailed you. You've been signed out on all devices."),
     ),
     "password_changed": (
         _("Your password was changed"),
-        _("The password of your account was changed. All other devices were logged out."),
+        _("Your password was changed. You've been signed out on all other devices."),
     ),
     "factor_enabled": (
-        _("Two-factor authentication is on"),
-        _("Your account now asks for a one-time password at log-in. All other devices were logged out."),
+        _("Two-factor authentication was turned on"),
+        _(
+            "You'll now be asked for a one-time password when you sign in. You've been signed out on all other devices."
+        ),
     ),
     "factor_disabled": (
-        _("Two-factor authentication is off"),
-        _("Your account no longer asks for a one-time password at log-in."),
+        _("Two-factor authentication was turned off"),
+        _("You'll no longer be asked for a one-time password when you sign in."),
     ),
     "recovery_code_used": (
         _("A recovery code was used"),
-        _("One of your recovery codes took the place of a one-time password. It does not work again."),
+        _("One of your recovery codes was used. It can't be used again."),
     ),
     "recovery_codes_renewed": (
-        _("Your recovery codes are new"),
-        _("Your account has new recovery codes. The old ones no longer work."),
+        _("You have new recovery codes"),
+        _("New recovery codes were generated for your account. The old ones no longer work."),
     ),
     "identity_linked": (
-        _("A provider account was linked"),
-        _("Your account can now also be opened by logging in at another provider."),
+        _("A new sign-in method was added"),
+        _("Your account was linked to an account at the provider below, which can now be used to sign in."),
     ),
     "account_claimed": (
-        _("A provider account was linked, the former ways in were removed"),
+        _("Your account's sign-in methods were replaced"),
         _(
-            "Somebody logged in at a provider that has verified your e-mail address, and their account there opens "
-            "yours from now on. The former password and the provider accounts linked before no longer do. All devices "
-            "were logged out."
+            "Someone signed in with an account at the provider below, which has verified your email address. "
+            "Only that account can now be used to sign in here: your previous password and linked provider "
+            "accounts no longer work. You've been signed out on all devices."
         ),
     ),
 }

@@ -212,7 +212,8 @@ def validate(password: str, user: Any = None) -> None:
         length = 0
     if not 1 <= length <= MAX_BYTES:
         raise errors.InvalidPayload(
-            _("A password has 1 to %(limit)d bytes of UTF-8.") % {"limit": MAX_BYTES}, field="password"
+            _("A password must be 1 to %(limit)d bytes long in UTF-8.") % {"limit": MAX_BYTES},
+            field="password",
         )
     broken: list[tuple[str, str]] = []
     for validator in password_validation.get_default_password_validators():

@@ -119,7 +119,9 @@ def begin(
     if redirect is not None:
         redirects.check_redirect(redirect)
     if redirect and mode == Mode.JSON:
-        raise errors.InvalidPayload(_("Tokens do not travel in a URL: use cookie or session."), field="mode")
+        raise errors.InvalidPayload(
+            _('Tokens can\'t be sent in a URL. Use mode "cookie" or "session".'), field="mode"
+        )
     backend = backends.BACKENDS[provider.kind](provider)
     # Before the provider is asked anything: python-social-auth's own time of the state starts then, too.
     started_at = int(time.time())
@@ -306,10 +308,12 @@ def _claim(pending: Pending) -> None:
 
 
 def _nothing_waits() -> errors.InvalidPayload:
-    return errors.InvalidPayload(_("No log-in is waiting for a one-time password here. Start it again."))
+    return errors.InvalidPayload(
+        _("No sign-in attempt is waiting for a one-time password. Please start again.")
+    )
 
 
 def _over() -> errors.InvalidPayload:
     return errors.InvalidPayload(
-        _("This log-in is not known here, or it is over. Start it again."), field="state"
+        _("This sign-in attempt is unknown or has expired. Please start again."), field="state"
     )

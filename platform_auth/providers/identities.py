@@ -103,7 +103,7 @@ def unlink(user: Any, identity_id: str, *, request: HttpRequest) -> None:
     has_password = conf.PASSWORD_LOGIN and user.has_usable_password()
     if not has_password and not any(other.provider.enabled for other in identities.values()):
         raise errors.InvalidPayload(
-            _("This is the last way into the account: set a password or link another first.")
+            _("This is the account's only sign-in method. Set a password or link another account first.")
         )
     identity.delete()
     events.record(

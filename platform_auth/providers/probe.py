@@ -33,7 +33,7 @@ def test(provider: OAuthProvider) -> bool:
             findings.append(finding)
     except Exception as error:
         # What a provider publishes is anything at all; what was found before still helps.
-        text = _("The test broke off: something could not be read (%(error)s).")
+        text = _("The test failed because something could not be read (%(error)s).")
         findings.append(Finding(False, text % {"error": type(error).__name__}))
     result = "\n".join(str(finding) for finding in findings)
     provider.tested_at, provider.test_result = timezone.now(), result
@@ -59,9 +59,9 @@ def _examine_secret(backend: backends.RowBackend) -> Finding:
     except ImproperlyConfigured as error:
         return Finding(False, str(error))
     except (jwt.PyJWTError, ValueError, TypeError):
-        return Finding(False, _("The private key cannot be read."))
+        return Finding(False, _("The private key can't be read."))
     if not secret:
-        return Finding(True, _("No client secret: a public client."))
+        return Finding(True, _("There is no client secret: this is a public client."))
     return Finding(True, _("The client secret can be read."))
 
 
@@ -72,33 +72,33 @@ def _examine_issuer(backend: backends.OpenIDConnect) -> Iterator[Finding]:
     except SocialAuthBaseException as error:
         claim = getattr(error, "claim", None)
         if claim == "issuer":
-            text = _("%(url)s names another issuer than %(issuer)s.")
+            text = _("%(url)s names a different issuer, not %(issuer)s.")
         elif claim:
-            text = _("%(url)s: %(claim)s is missing or no https URL.")
+            text = _("%(url)s: %(claim)s is missing or is not an https URL.")
         else:
-            text = _("%(url)s cannot be fetched or read (%(code)s).")
+            text = _("%(url)s can't be fetched or read (%(code)s).")
         facts = {"url": address, "issuer": backend.issuer, "claim": claim, "code": backends.reason_of(error)}
         yield Finding(False, text % facts)
         return
-    yield Finding(True, _("Discovery fetched from %(url)s.") % {"url": address})
+    yield Finding(True, _("Discovery document fetched from %(url)s.") % {"url": address})
     yield Finding(True, _("The issuer is %(issuer)s.") % {"issuer": backend.issuer})
-    yield Finding(True, _("All endpoints are good URLs."))
+    yield Finding(True, _("All endpoint URLs are valid."))
     yield _examine_keys(backend, document["jwks_uri"])
     methods = document.get("code_challenge_methods_supported")
     if isinstance(methods, list) and "S256" not in methods:
-        yield Finding(False, _("The provider says that it does not know PKCE with S256."))
+        yield Finding(False, _("The provider says that it doesn't support PKCE with S256."))
 
 
 def _examine_keys(backend: backends.OpenIDConnect, url: str) -> Finding:
     try:
         usable = backends.usable_keys(backend.get_remote_jwks_keys(url))
     except SocialAuthBaseException as error:
-        text = _("The keys cannot be fetched or read (%(code)s).")
+        text = _("The keys can't be fetched or read (%(code)s).")
         return Finding(False, text % {"code": backends.reason_of(error)})
     if usable:
         return Finding(True, _("The keys can be read."))
     algorithms = ", ".join(backends.ALGORITHMS)
-    return Finding(False, _("No key is usable for %(algorithms)s.") % {"algorithms": algorithms})
+    return Finding(False, _("No key can be used for %(algorithms)s.") % {"algorithms": algorithms})
 
 
 def _examine_urls(backend: backends.RowBackend) -> Iterator[Finding]:
@@ -109,4 +109,4 @@ def _examine_urls(backend: backends.RowBackend) -> Iterator[Finding]:
         except outbound.Unreachable as error:
             yield Finding(False, _("%(url)s: %(reason)s.") % {"url": url, "reason": error})
         else:
-            yield Finding(True, _("%(url)s answers.") % {"url": url})
+            yield Finding(True, _("%(url)s responds.") % {"url": url})

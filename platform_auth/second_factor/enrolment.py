@@ -94,7 +94,7 @@ def enable(
     ).first()
     if pending is None or not _is_waiting(pending, secret):
         raise errors.InvalidPayload(
-            _("Ask for a new secret: this one is not, or no longer, waiting."), field="secret"
+            _("This secret is unknown or has expired. Generate a new one."), field="secret"
         )
     raw_codes = verification.new_recovery_codes() if with_recovery_codes else []
     try:
@@ -195,7 +195,9 @@ def _turn_on(
     # Spent by its row count, so that one secret is not turned on twice, nor one that another has replaced.
     confirmed = PendingFactor.objects.filter(pk=pending.pk, sealed_secret=pending.sealed_secret)
     if not confirmed.delete()[0]:
-        raise errors.InvalidPayload(_("Ask for a new secret: this one is used."), field="secret")
+        raise errors.InvalidPayload(
+            _("This secret has already been used. Generate a new one."), field="secret"
+        )
     amr = " ".join(dict.fromkeys([*session.amr.split(), "otp"]))
     kept = RefreshSession.objects.filter(pk=session.pk)
     if not kept.update(tfa_required=False, amr=amr):

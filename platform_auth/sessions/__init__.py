@@ -305,7 +305,7 @@ class _Refresh(NamedTuple):
             chosen = max(remembered, Mode.COOKIE, key=_ORDER.index) if self.from_cookie else Mode.JSON
         if _ORDER.index(chosen) < _ORDER.index(remembered):
             raise errors.InvalidPayload(
-                _("This session has moved to mode %(mode)s and does not go back.")
+                _('This session has moved to mode "%(mode)s" and can\'t move back.')
                 % {"mode": remembered.value},
                 field="mode",
             )

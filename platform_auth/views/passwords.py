@@ -22,7 +22,7 @@ class PasswordRequestFields(PasswordRequestPageFields):
     reset_url = shapes.Text(
         max_length=2048,
         required=False,
-        help_text=_("Where the mail's link leads: an entry of the allow-list."),
+        help_text=_("Where the link in the email leads: an entry of PASSWORD_RESET_URL_ALLOW_LIST."),
     )
 
 

@@ -52,7 +52,11 @@ class OTPFields(shapes.Shape):
 
 class LinkFields(shapes.Shape):
     redirect = shapes.Text(
-        required=False, help_text=_("Where the browser goes in the end: a local path or a listed URL.")
+        required=False,
+        help_text=_(
+            "Where to send the browser afterwards: a local path, a URL of this site "
+            "or an entry of OAUTH_REDIRECT_ALLOW_LIST."
+        ),
     )
 
 

@@ -14,11 +14,11 @@ from ..second_factor import enrolment
 
 
 class GenerateFields(shapes.Shape):
-    password = shapes.password_field(required=False, help_text=_("Needed where the account has one."))
+    password = shapes.password_field(required=False, help_text=_("Required if the account has one."))
 
 
 class EnableFields(shapes.Shape):
-    secret = shapes.Text(max_length=64, help_text=_("The secret that `generate` gave to this session."))
+    secret = shapes.Text(max_length=64, help_text=_("The secret that `generate` returned to this session."))
     otp = shapes.otp_field()
 
 

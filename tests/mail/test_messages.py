@@ -58,7 +58,7 @@ class TestResetLink:
         assert message.from_email == "site@example.com"
         assert message.to == [user.email]
         assert f"\n{LINK}\n" in message.body
-        assert "It works once, for 60 minutes." in message.body
+        assert "The link works once and expires in 60 minutes." in message.body
         assert 'href="https://app.example/r?a=1&amp;token=e.y.z"' in html_of(message)
 
     def test_it_holds_one_link(self, user: Any) -> None:
@@ -78,9 +78,9 @@ class TestResetLink:
     @pytest.mark.parametrize(
         ("lifetime", "text"),
         [
-            (timedelta(minutes=1), "for 1 minute."),
-            (timedelta(minutes=90), "for 90 minutes."),
-            (timedelta(seconds=1), "for 1 minute."),
+            (timedelta(minutes=1), "expires in 1 minute."),
+            (timedelta(minutes=90), "expires in 90 minutes."),
+            (timedelta(seconds=1), "expires in 1 minute."),
         ],
     )
     def test_it_says_how_long_it_is_good(self, user: Any, lifetime: timedelta, text: str) -> None:
@@ -202,7 +202,7 @@ class TestTemplates:
         messages.send_notice(user, "password_reset")
 
         assert mail.outbox[0].body == "Changed: password_changed\n"
-        assert "set anew" in mail.outbox[1].body
+        assert "reset using a link" in mail.outbox[1].body
 
     def test_a_subject_is_one_line(self, user: Any, templates: Path) -> None:
         (templates / "reset_link.subject.txt").write_text("One\r\nBcc: x@example.com")

@@ -81,7 +81,7 @@ class TestRequestPage:
 
         assert {answer.status_code for answer in answers} == {200}
         assert len({re.sub(r'nonce="[^"]+"', "", answer.content.decode()) for answer in answers}) == 1
-        assert "Look at your mail" in text_of(answers[0])
+        assert "Check your email" in text_of(answers[0])
         assert "Send another" in text_of(answers[0])
         assert [message.to for message in mailoutbox] == [[known.email]]
 
@@ -157,7 +157,7 @@ class TestResetPage:
         response = page.post(RESET, reset_fields(token, NEW, f"{NEW} "))
 
         assert response.status_code == 400
-        assert "The two passwords are not the same." in text_of(response)
+        assert "The two passwords don't match." in text_of(response)
         assert page.post(RESET, reset_fields(token)).status_code == 200
 
     def test_a_long_password_is_not_cut(self, page: Page, user: Any) -> None:
@@ -188,7 +188,7 @@ class TestResetPage:
         assert (expired.status_code, expired_at_post.status_code, bad.status_code) == (401, 401, 401)
         assert "This link has expired" in text_of(expired)
         assert "This link has expired" in text_of(expired_at_post)
-        assert "This link is not valid" in text_of(bad)
+        assert "This link doesn't work" in text_of(bad)
 
     @pytest.mark.parametrize(
         "query", ["", "?token=", "?token=null", "?token=%00", "?token=%ff", "?token=a&token=b"]
@@ -206,7 +206,7 @@ class TestResetPage:
         again = page.post(RESET, reset_fields(token))
 
         assert again.status_code == 401
-        assert "It was used already" in text_of(again)
+        assert "It has already been used" in text_of(again)
 
     def test_opening_it_spends_nothing(self, page: Page, user: Any) -> None:
         """Mail scanners open links."""
@@ -271,7 +271,7 @@ class TestOutage:
         answers = [opened, page.post(RESET, "{}", content_type="application/json"), page.client.put(RESET)]
 
         for response in answers:
-            assert "Open the link in your mail again." in text_of(response)
+            assert "Open the link in your email again." in text_of(response)
             assert "href" not in response.content.decode()
 
     def test_the_page_that_asks_for_a_mail_can_be_opened_again(self, page: Page) -> None:
@@ -339,7 +339,7 @@ class TestEdge:
 
         assert response.status_code == status
         assert response.headers["Allow"] == "GET, HEAD, POST"
-        assert "This did not work" in text_of(response)
+        assert "Something went wrong" in text_of(response)
 
     @pytest.mark.parametrize(
         ("body", "content_type", "status"),
@@ -523,19 +523,19 @@ class TestBrowser:
     ) -> None:
         """The whole way: ask, open the mail's link, break the rules, follow them, log in."""
         tab.goto(live_server.url + REQUEST)
-        tab.get_by_label("E-mail address").fill(user.email)
-        tab.get_by_role("button", name="Send the link").click()
-        tab.get_by_role("heading", name="Look at your mail").wait_for()
+        tab.get_by_label("Email address").fill(user.email)
+        tab.get_by_role("button", name="Send link").click()
+        tab.get_by_role("heading", name="Check your email").wait_for()
 
         tab.goto(link_of(mailoutbox[0]))
-        for label in ("New password", "The same once more"):
-            tab.get_by_label(label).fill("1234")
-        tab.get_by_role("button", name="Set the password").click()
+        for label in ("New password", "Confirm new password"):
+            tab.get_by_label(label, exact=True).fill("1234")
+        tab.get_by_role("button", name="Set password").click()
         tab.get_by_role("alert").wait_for()
         assert tab.get_by_role("alert").get_by_role("listitem").count() == 3
 
-        for label in ("New password", "The same once more"):
-            tab.get_by_label(label).fill(NEW)
+        for label in ("New password", "Confirm new password"):
+            tab.get_by_label(label, exact=True).fill(NEW)
         tab.keyboard.press("Enter")
         tab.get_by_role("heading", name="Your new password is set").wait_for()
         assert "token" not in tab.url
@@ -544,7 +544,7 @@ class TestBrowser:
 
     def test_a_bad_link_leads_to_another(self, tab: Any, live_server: Any) -> None:
         tab.goto(f"{live_server.url}{RESET}?token=x")
-        assert tab.get_by_role("heading").inner_text() == "This link is not valid"
+        assert tab.get_by_role("heading").inner_text() == "This link doesn't work"
 
         tab.get_by_role("link", name="Send another link").click()
 
@@ -562,9 +562,9 @@ class TestBrowser:
         for name, path in (("request", REQUEST), ("reset", f"{RESET}?token={token}"), ("dead", RESET)):
             tab.goto(live_server.url + path)
             if name == "reset":
-                for label in ("New password", "The same once more"):
-                    tab.get_by_label(label).fill("1234")
-                tab.get_by_role("button", name="Set the password").click()
+                for label in ("New password", "Confirm new password"):
+                    tab.get_by_label(label, exact=True).fill("1234")
+                tab.get_by_role("button", name="Set password").click()
                 tab.get_by_role("alert").wait_for()
             if shots:
                 tab.screenshot(path=f"{shots}/{name}-{scheme}-{width}.png", full_page=True)

@@ -199,7 +199,7 @@ class TestDelivery:
 
         passwords.deliver_link(**link, attempt=delivery.Attempt(4, is_last=False))
 
-        assert "for 40 minutes." in mailoutbox[0].body
+        assert "expires in 40 minutes." in mailoutbox[0].body
 
     @pytest.mark.parametrize(
         "end",

@@ -307,8 +307,8 @@ class TestRules:
 
         assert types_of(response) == types_of(short) == ["leaked", "readable", "weak"]
         assert [error["message"] for error in response.json()["errors"]] == [
-            "The password does not follow the rules.",
-            "The password does not follow the rules.",
+            "The password doesn't meet the requirements.",
+            "The password doesn't meet the requirements.",
             "It is not good enough.",
         ]
         assert short.json()["errors"][2]["message"] == "It is not good enough."

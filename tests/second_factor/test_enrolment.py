@@ -461,7 +461,7 @@ class TestEnable:
 
         assert [facts["user"] for facts in heard] == [user]
         assert [(mail.to, mail.subject) for mail in mailoutbox] == [
-            ([user.email], "Two-factor authentication is on (testserver)")
+            ([user.email], "Two-factor authentication was turned on (testserver)")
         ]
         assert waiting.secret not in mailoutbox[0].message().as_string()
         event = AuthEvent.objects.get(kind="factor_enabled")
@@ -640,7 +640,7 @@ class TestDisable:
 
         assert [(facts["user"], facts["by"]) for facts in heard] == [(user, "user")]
         assert [(mail.to, mail.subject) for mail in mailoutbox] == [
-            ([user.email], "Two-factor authentication is off (testserver)")
+            ([user.email], "Two-factor authentication was turned off (testserver)")
         ]
         assert AuthEvent.objects.get(kind="factor_disabled").user == user
 
@@ -681,7 +681,7 @@ class TestRecoveryCodes:
         assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
         assert log_in(user, otp=new[0]).status_code == 200
         assert AuthEvent.objects.filter(kind="recovery_codes_renewed").count() == 1
-        assert any(message.subject.startswith("Your recovery codes are new") for message in mail.outbox)
+        assert any(message.subject.startswith("You have new recovery codes") for message in mail.outbox)
 
     def test_the_status_tells_how_many_are_left(
         self, app: Authenticator, codes: list[str], signed_in: Api, user: Any
@@ -1025,7 +1025,7 @@ class TestResetByAnAdmin:
         assert not RecoveryCode.objects.exists()
         assert [(facts["user"], facts["by"]) for facts in heard] == [(user, "admin")]
         assert [(mail.to, mail.subject) for mail in mailoutbox] == [
-            ([user.email], "Two-factor authentication is off (testserver)")
+            ([user.email], "Two-factor authentication was turned off (testserver)")
         ]
         assert AuthEvent.objects.get(kind="factor_disabled").reason == f"admin {request.user.pk}"
         assert log_in(user).status_code == 200
