@@ -183,7 +183,7 @@ class TestRows:
     def test_refreshes_add_none_and_the_last_costs_what_the_first_did(
         self, count: int, user: Any, configure: Any
     ) -> None:
-        """Row 50."""
+        """security.md, row 50."""
         configure(LIMITS={"refresh": {"session": "1000000/m"}, "login": {"address": "1000000/m"}})
         grant = sessions.open(user)
         before = (RefreshSession.objects.count(), AuthEvent.objects.count())

@@ -23,7 +23,7 @@ def address(remote: str = "203.0.113.7", **headers: str) -> str | None:
 
 
 class TestTheAddress:
-    """Row 114."""
+    """security.md, row 114."""
 
     FORGED = {
         "X-Forwarded-For": "1.1.1.1",

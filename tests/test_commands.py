@@ -1,4 +1,4 @@
-"""The commands: prune, doctor, rotate keys (rows 31, 122, 128 and 129)."""
+"""The commands: prune, doctor, rotate keys (security.md, rows 31, 122, 128 and 129)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ TABLES = (RefreshSession, PasswordResetToken, PendingFactor, UsedState, RateCoun
 
 @pytest.mark.django_db
 class TestPrune:
-    """Row 128: idempotent, batched, bounded, safe beside traffic and itself, never needed for correctness."""
+    """security.md, row 128: idempotent, batched, bounded, safe beside traffic and itself, never needed for
+    correctness.
+    """
 
     def test_what_is_over_goes_and_what_is_not_stays(self, user: Any) -> None:
         fill(user, count=3)
@@ -181,7 +183,7 @@ class TestPrune:
 
 @pytest.mark.django_db
 class TestRotateKeys:
-    """Rows 31 and 122: secrets at rest move under a new key, and the old one can go."""
+    """security.md, rows 31 and 122: secrets at rest move under a new key, and the old one can go."""
 
     def make_secrets(self) -> tuple[TOTPFactor, PendingFactor, OAuthProvider]:
         factor = TOTPFactor(user=make_user())

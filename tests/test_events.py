@@ -1,4 +1,4 @@
-"""What happened: rows that are only ever added, and log records (row 121)."""
+"""What happened: rows that are only ever added, and log records (security.md, row 121)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def statements(captured: CaptureQueriesContext) -> list[str]:
 
 class TestEveryKind:
     def test_everything_that_happens_leaves_an_event(self, provider: Provider, clock: Any) -> None:
-        """Row 121: each kind, with who, when, from where, and why."""
+        """security.md, row 121: each kind, with who, when, from where, and why."""
         one = life.Life(provider, clock)
         one.live()
 
@@ -67,7 +67,7 @@ class TestCost:
 
 
 class TestAppendOnly:
-    """Row 121: a row is added and, past its time, pruned; never changed."""
+    """security.md, row 121: a row is added and, past its time, pruned; never changed."""
 
     @pytest.fixture
     def event(self, user: Any) -> AuthEvent:
@@ -161,7 +161,7 @@ class TestRecords:
     def test_nobody_writes_lines_of_their_own(
         self, api: Api, user: Any, caplog: pytest.LogCaptureFixture, character: str
     ) -> None:
-        """Row 121: control characters are neutralised, in rows and records."""
+        """security.md, row 121: control characters are neutralised, in rows and records."""
         with caplog.at_level(logging.INFO, logger="platform_auth"):
             events.record(
                 Kind.LOGIN_FAILED,

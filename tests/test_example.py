@@ -177,7 +177,7 @@ class TestTheDemo:
 
 class TestTheAdminBehindTheFactor:
     def test_it_asks_for_the_code_of_the_factor_that_the_api_set_up(self, tmp_path: Path) -> None:
-        """Row 125."""
+        """security.md, row 125."""
         name, password = "admin@example.com", PASSWORDS["admin@example.com"]
         with example_site.serve(tmp_path, ADMIN_OTP="1") as site, site.client() as client:
             login = client.post("/auth/login", json={"email": name, "password": password}).json()["data"]
@@ -281,7 +281,7 @@ class TestTheStartPageInABrowser:
 
 
 class TestCORS:
-    """Credentialed CORS by django-cors-headers, for exact origins (row 59)."""
+    """Credentialed CORS by django-cors-headers, for exact origins (security.md, row 59)."""
 
     def preflight(self, site: Site, origin: str) -> requests.Response:
         """Ask as a browser does before it posts JSON with cookies."""

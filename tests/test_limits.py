@@ -1,4 +1,4 @@
-"""How often: section 5 of the contract, rows 110 to 117."""
+"""How often: section 5 of the contract, security.md, rows 110 to 117."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def statuses(api: Api, email: str, count: int, **extra: Any) -> list[int]:
 
 
 class TestLogin:
-    """Rows 110 to 113, 117."""
+    """security.md, rows 110 to 113, 117."""
 
     def test_five_a_minute_for_an_account_from_an_address(
         self, api: Api, user: Any, counted: str, clock: Any
@@ -93,7 +93,7 @@ class TestLogin:
         assert [(r.status_code, r.content) for r in known] == [(r.status_code, r.content) for r in unknown]
 
     def test_all_spellings_of_an_address_share_a_count(self, api: Api) -> None:
-        """Row 110."""
+        """security.md, row 110."""
         spellings = ["user@example.com", "USER@example.com", "uſer@example.com", "\uff55ser@example.com"]
         mailed = [limits.allows_password_mail(spelling) for spelling in spellings * 2]
 
@@ -145,7 +145,7 @@ class TestLogin:
     def test_a_success_of_the_attackers_own_does_not_clear_the_addresss_count(
         self, api: Api, user: Any
     ) -> None:
-        """Row 112."""
+        """security.md, row 112."""
         answers = []
         for number in range(40):
             assert attempt(api, user.email, PASSWORD).status_code in (200, 429)
@@ -191,7 +191,7 @@ class TestLogin:
 
 
 class TestNobodyIsLockedOut:
-    """Row 111: an attacker cannot."""
+    """security.md, row 111: an attacker cannot."""
 
     def flood(self, email: str, addresses: int = 21) -> None:
         """Fail five times from each of many addresses."""
@@ -290,7 +290,7 @@ class TestNobodyIsLockedOut:
 
 
 class TestTheAddress:
-    """Row 114."""
+    """security.md, row 114."""
 
     def test_a_forged_header_gives_no_new_count(self, api: Api, user: Any) -> None:
         answers = [
@@ -365,7 +365,7 @@ class TestRefresh:
 
 
 class TestWithoutTheCache:
-    """Row 115: never a 500, never unlimited, and it says so."""
+    """security.md, row 115: never a 500, never unlimited, and it says so."""
 
     def test_a_cache_that_is_down_is_said_in_the_log(
         self, api: Api, user: Any, settings: Any, caplog: pytest.LogCaptureFixture
@@ -406,7 +406,7 @@ class TestWithoutTheCache:
 
 
 class TestTheOneTimePassword:
-    """Row 13: in the database, 10 in any 15 minutes and 35 in any 24 hours."""
+    """security.md, row 13: in the database, 10 in any 15 minutes and 35 in any 24 hours."""
 
     SHORT, LONG = 900, 86400
 

@@ -47,7 +47,7 @@ AS_ANOTHER_MODEL = pytest.mark.parametrize(
 
 class TestPasswordSetElsewhere:
     def test_it_ends_the_sessions_and_links_of_the_user(self, signed_in: Api, user: Any) -> None:
-        """Row 27: Django admin and the host's own code set passwords too."""
+        """security.md, row 27: Django admin and the host's own code set passwords too."""
         signed_in.post("/auth/password/request", {"email": user.email})
         assert PasswordResetToken.objects.filter(user=user).exists()
 
@@ -78,7 +78,7 @@ class TestPasswordSetElsewhere:
 
     @AS_ANOTHER_MODEL
     def test_it_may_be_set_through_another_model(self, signed_in: Api, user: Any, as_model: Any) -> None:
-        """Row 27: each model saves in its own name."""
+        """security.md, row 27: each model saves in its own name."""
         same = as_model(user)
         same.set_password(NEW_PASSWORD)
         same.save()
@@ -108,7 +108,7 @@ class TestPasswordSetElsewhere:
         assert signed_in.get("/users/me").status_code == 200
 
     def test_an_upgraded_hash_is_the_same_password(self, signed_in: Api, user: Any) -> None:
-        """Row 9."""
+        """security.md, row 9."""
         hasher = PBKDF2PasswordHasher()
         type(user).objects.filter(pk=user.pk).update(password=hasher.encode(PASSWORD, "salt", iterations=1))
         user.refresh_from_db()
@@ -122,7 +122,7 @@ class TestPasswordSetElsewhere:
 class TestUserDeleted:
     @AS_ANOTHER_MODEL
     def test_it_leaves_one_event_through_whatever_model(self, user: Any, as_model: Any) -> None:
-        """Row 121."""
+        """security.md, row 121."""
         same = as_model(user)
         what = f"user {user.pk}"
         same.delete()
@@ -145,7 +145,7 @@ class TestUserDeleted:
 
 class TestUserModelInTwoTables:
     def test_everything_acts(self) -> None:
-        """Rows 27 and 121: a host of its own, whose user model inherits from one that has the password."""
+        """security.md, rows 27 and 121: a host of its own, whose user model inherits from one that has the password."""
         done = subprocess.run(
             [sys.executable, "-m", "tests.parentapp"], capture_output=True, text=True, check=False
         )

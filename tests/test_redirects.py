@@ -41,7 +41,7 @@ def accepts(check: Any, url: Any) -> bool:
 
 
 class TestHostileURLs:
-    """Rows 78 to 80, 82: strings that look like an allowed URL to one parser or another."""
+    """security.md, rows 78 to 80, 82: strings that look like an allowed URL to one parser or another."""
 
     @pytest.mark.parametrize("url", HOSTILE["refused_reset_url"])
     def test_none_passes_as_reset_url(self, url: str) -> None:
@@ -86,7 +86,7 @@ class TestHostileURLs:
 
     @pytest.mark.parametrize("url", ["", "/", None])
     def test_an_empty_list_refuses_everything(self, configure: Any, url: Any) -> None:
-        """Row 77."""
+        """security.md, row 77."""
         configure(PASSWORD_RESET_URL_ALLOW_LIST=[])
 
         assert not accepts(redirects.check_reset_url, ENTRY)
@@ -221,7 +221,7 @@ class TestResetURL:
 
 
 class TestToken:
-    """Row 67."""
+    """security.md, row 67."""
 
     @pytest.mark.parametrize(
         ("url", "expected"),
@@ -466,7 +466,7 @@ many = hypothesis_settings(
 
 @pytest.mark.node
 class TestBrowser:
-    """Row 80: what is accepted means the same to a browser, to urllib and to us."""
+    """security.md, row 80: what is accepted means the same to a browser, to urllib and to us."""
 
     @many
     @given(url=urls)

@@ -12,7 +12,7 @@ from platform_auth import sealing
 
 
 class TestSealing:
-    """Row 122."""
+    """security.md, row 122."""
 
     @given(st.text())
     def test_unseal_is_the_inverse_of_seal(self, text: str) -> None:

@@ -1,4 +1,6 @@
-"""Row 120 and 123: nothing that opened anything is left in a log, the database, an admin page or a fixture."""
+"""security.md, rows 120 and 123: nothing that opened anything is left in a log, the database, an admin page or a
+fixture.
+"""
 
 from __future__ import annotations
 

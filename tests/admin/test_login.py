@@ -1,4 +1,4 @@
-"""Django admin's log-in form: a way in, so the same limits count there (row 125)."""
+"""Django admin's log-in form: a way in, so the same limits count there (security.md, row 125)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TestAdminLogin:
         assert log_in(client, staff, PASSWORD)
 
     def test_guessing_is_limited_as_in_the_api(self, client: Client, staff: Any) -> None:
-        """Row 125: five a minute for an account and address; then not even the right password."""
+        """security.md, row 125: five a minute for an account and address; then not even the right password."""
         guesses = [log_in(client, staff, "wrong") for _ in range(5)]
 
         sixth = log_in(client, staff, PASSWORD)
@@ -59,7 +59,7 @@ class TestAdminLogin:
         assert all(results)
 
     def test_nobody_locks_an_admin_out_who_uses_the_form_alone(self, staff: Any) -> None:
-        """Row 111: the account's limit refuses only addresses that it does not know."""
+        """security.md, row 111: the account's limit refuses only addresses that it does not know."""
         assert log_in(Client(REMOTE_ADDR="203.0.113.1"), staff, PASSWORD)
         for number in range(25):
             stranger = Client(REMOTE_ADDR=f"198.51.100.{number}")
@@ -88,7 +88,7 @@ class TestOtherDoors:
         assert found is None
 
     def test_an_error_report_of_the_asynchronous_way_does_not_show_the_password(self, staff: Any) -> None:
-        """Row 120. The frames below it are the library's that brings it to a thread."""
+        """security.md, row 120. The frames below it are the library's that brings it to a thread."""
         given = "a password for one report"
 
         with pytest.raises(AttributeError) as broken:
@@ -102,7 +102,7 @@ class TestOtherDoors:
 
 
 class TestItsEvents:
-    """Row 121: what happens at another door leaves the same events, with the address."""
+    """security.md, row 121: what happens at another door leaves the same events, with the address."""
 
     def kinds(self) -> list[tuple[str, Any, str | None]]:
         return list(AuthEvent.objects.order_by("pk").values_list("kind", "user", "ip_address"))

@@ -60,7 +60,7 @@ def log_in(client: Client, staff: Any, otp: str, device: TOTPFactor | None = Non
 
 
 class TestOTPAdminSite:
-    """Row 125: /admin is a way in; this is how it obeys the factor."""
+    """security.md, row 125: /admin is a way in; this is how it obeys the factor."""
 
     def test_password_and_code_open_it(self, client: Client, staff: Any, app: Authenticator) -> None:
         response = log_in(client, staff, app.code())
@@ -104,7 +104,7 @@ class TestOTPAdminSite:
     def test_guesses_are_counted_by_the_limit_of_one_time_passwords(
         self, client: Client, staff: Any, app: Authenticator
     ) -> None:
-        """Row 13: ten wrong codes by the form, then the right one is refused, here and in the API."""
+        """security.md, row 13: ten wrong codes by the form, then the right one is refused, here and in the API."""
         for _ in range(11):
             assert log_in(client, staff, app.wrong()).status_code == 200
         failed = AuthEvent.objects.filter(kind=AuthEvent.Kind.FACTOR_FAILED)
@@ -132,7 +132,9 @@ class TestOTPAdminSite:
 
 
 class TestOtherCallers:
-    """Row 13: what a host builds on django-otp itself is counted by the same limit, whatever it asks before."""
+    """security.md, row 13: what a host builds on django-otp itself is counted by the same limit, whatever it asks
+    before.
+    """
 
     @pytest.fixture(autouse=True)
     def _no_login_limits(self, configure: Any) -> None:
@@ -169,7 +171,7 @@ class TestOtherCallers:
         assert self.ask(how, staff, app.code()) is False
 
     def test_what_is_no_code_costs_nothing(self, staff: Any, app: Authenticator) -> None:
-        """Row 11: `match_token` shows every device what may be meant for another."""
+        """security.md, row 11: `match_token` shows every device what may be meant for another."""
         for otp in ["0123-4567-89ab-cdef", "12345678", "１２３４５６"] * 5:
             assert self.ask("match_token", staff, otp) is False
 

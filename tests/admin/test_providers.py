@@ -79,7 +79,7 @@ def pem(key: Any) -> str:
 
 class TestForm:
     def test_saves_a_provider_with_a_sealed_secret(self, admin_client: Client) -> None:
-        """Rows 122 and 123."""
+        """security.md, rows 122 and 123."""
         response = admin_client.post(f"{LIST}add/", fields())
 
         assert response.status_code == 302
@@ -99,7 +99,7 @@ class TestForm:
         assert "the URL contains its key" in admin_client.get(f"{LIST}add/").content.decode()
 
     def test_never_shows_a_secret(self, admin_client: Client, provider: Provider) -> None:
-        """Row 123."""
+        """security.md, row 123."""
         row = add_provider(provider, private_key=pem(EC_KEY))
 
         pages = [
@@ -121,7 +121,7 @@ class TestForm:
 
     @pytest.mark.parametrize("way", ["add", "change"])
     def test_gives_no_typed_secret_back(self, way: str, admin_client: Client, provider: Provider) -> None:
-        """Row 123: a form that is shown again after an error is a page like any other."""
+        """security.md, row 123: a form that is shown again after an error is a page like any other."""
         url = f"{LIST}add/" if way == "add" else f"{LIST}{add_provider(provider).pk}/change/"
         typed = {"client_secret": "a typed secret", "private_key": pem(EC_KEY), "own_password": "a typed one"}
 
@@ -133,7 +133,7 @@ class TestForm:
             assert not [line for line in secret.splitlines() if line in page]
 
     def test_blank_keeps_the_secret(self, admin_client: Client) -> None:
-        """Row 123."""
+        """security.md, row 123."""
         admin_client.post(f"{LIST}add/", fields())
         row = OAuthProvider.objects.get()
 
@@ -212,7 +212,7 @@ class TestForm:
 
 
 class TestPermissions:
-    """Row 124."""
+    """security.md, row 124."""
 
     @pytest.mark.parametrize("password", ["", "wrong"])
     def test_pointing_elsewhere_needs_ones_own_password(
@@ -321,7 +321,7 @@ class TestPermissions:
         assert "_test" not in page
 
     def test_changes_are_recorded(self, admin_client: Client) -> None:
-        """Row 121."""
+        """security.md, row 121."""
         admin_client.post(f"{LIST}add/", fields())
         row = OAuthProvider.objects.get()
         admin_client.post(f"{LIST}{row.pk}/change/", fields(client_secret="other"))
@@ -441,7 +441,7 @@ class TestTest:
     def test_a_secret_that_does_not_open_is_said(
         self, admin_client: Client, provider: Provider, settings: Any
     ) -> None:
-        """Row 122."""
+        """security.md, row 122."""
         row = add_provider(provider)
         OAuthProvider.objects.update(sealed_secret=add_provider(provider, "other").sealed_secret)
 

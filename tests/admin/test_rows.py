@@ -1,4 +1,4 @@
-"""Django admin of sessions, links, factors, identities and events (rows 123 and 124)."""
+"""Django admin of sessions, links, factors, identities and events (security.md, rows 123 and 124)."""
 
 from __future__ import annotations
 
@@ -141,7 +141,9 @@ class TestLists:
 
 
 class TestReadOnly:
-    """Row 124: rows are looked at and ended, never edited; row 123: nothing secret is on a page."""
+    """security.md, row 124: rows are looked at and ended, never edited; security.md, row 123: nothing secret is on a
+    page.
+    """
 
     @pytest.mark.parametrize(
         ("model", "lookup"),
@@ -301,7 +303,7 @@ class TestActions:
         ],
     )
     def test_who_may_only_look_ends_nothing(self, model: str, action: str, user: Any) -> None:
-        """Row 124."""
+        """security.md, row 124."""
         rows = {
             "refreshsession": sessions.open(user).session,
             "passwordresettoken": reset_tokens.issue(user),

@@ -1,4 +1,6 @@
-"""A user's own page in Django admin (row 51), and what admins do to users and groups (rows 121 and 127)."""
+"""A user's own page in Django admin (security.md, row 51), and what admins do to users and groups (security.md, rows
+121 and 127).
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,7 @@ class TestUserPage:
     def test_where_a_count_leads_an_action_ends_it(
         self, model: str, action: str, kind: str, user: Any
     ) -> None:
-        """Row 51: with an event that says who did it, and nothing of anybody else's ends."""
+        """security.md, row 51: with an event that says who did it, and nothing of anybody else's ends."""
         other = make_user()
         self.give_everything_to(user)
         self.give_everything_to(other)
@@ -165,7 +167,7 @@ class TestUserPage:
     @pytest.mark.parametrize("may", ["view", "change"])
     @pytest.mark.parametrize("model", MODELS)
     def test_an_admin_sees_what_they_may_see(self, may: str, model: str, user: Any) -> None:
-        """Row 124."""
+        """security.md, row 124."""
         client = admin_client(f"view_{NAME}", f"{may}_{model}")
 
         links = shown(client, user)
@@ -308,7 +310,7 @@ class TestHostAdmins:
 
 
 class TestChangesByAdmins:
-    """Row 121: what an admin does to users and groups leaves an event that says who did what."""
+    """security.md, row 121: what an admin does to users and groups leaves an event that says who did what."""
 
     def test_changing_a_user(self, user: Any) -> None:
         client = admin_client()
@@ -357,7 +359,7 @@ class TestChangesByAdmins:
         assert event.reason.startswith(f"{model.partition('_')[2]} ")
 
     def test_changing_the_public_role_acts_at_once(self) -> None:
-        """Row 127: and says what changed."""
+        """security.md, row 127: and says what changed."""
         client = admin_client()
         assert Client().get("/api/notes").status_code == 401
         data = {"name": "Public", "permissions": [Permission.objects.get(codename="view_note").pk]}

@@ -1,4 +1,4 @@
-"""System checks: each with its id, its fix and what brings it up (rows 31, 48, 56, 83, 127 and 129)."""
+"""System checks: each with its id, its fix and what brings it up (security.md, rows 31, 48, 56, 83, 127 and 129)."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ class TestPublicUrl:
 
 
 class TestKeys:
-    """Row 31."""
+    """security.md, row 31."""
 
     @pytest.mark.parametrize(
         "configured",
@@ -286,7 +286,7 @@ class TestLifetimes:
 
     @pytest.mark.parametrize("seconds", [61, -1])
     def test_a_grace_period_out_of_bounds(self, seconds: int) -> None:
-        """Row 129."""
+        """security.md, row 129."""
         assert set(found(REFRESH_GRACE_PERIOD=timedelta(seconds=seconds))) == {"platform_auth.E010"}
 
     def test_no_grace_period(self) -> None:
@@ -305,7 +305,7 @@ class TestLifetimes:
         ],
     )
     def test_too_long_for_production(self, name: str, value: timedelta) -> None:
-        """Row 129."""
+        """security.md, row 129."""
         assert "platform_auth.E023" in found(deploy=True, SESSION_MAX_AGE=None, **{name: value})
         assert "platform_auth.E023" not in found(SESSION_MAX_AGE=None, **{name: value})
 
@@ -316,13 +316,13 @@ class TestLifetimes:
         assert found(SESSION_MAX_AGE=age) == {}
 
     def test_events_that_are_pruned_while_they_tell_who_is_familiar(self) -> None:
-        """Row 111: an owner's known address is what keeps the account open to them."""
+        """security.md, row 111: an owner's known address is what keeps the account open to them."""
         assert set(found(EVENT_RETENTION=timedelta(days=29))) == {"platform_auth.W011"}
         assert found(EVENT_RETENTION=timedelta(days=30)) == {}
 
 
 class TestCookies:
-    """Row 56."""
+    """security.md, row 56."""
 
     def test_same_site_none_needs_secure(self) -> None:
         assert set(found(COOKIE_SAMESITE="None", COOKIE_SECURE=False)) == {"platform_auth.E011"}
@@ -367,7 +367,7 @@ class TestLateDoors:
         )
 
     def test_a_policy_that_the_admin_does_not_keep_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Row 125."""
+        """security.md, row 125."""
         assert "platform_auth.W026" in found(deploy=True, TFA_REQUIRED_FOR_STAFF=True)
 
         monkeypatch.setattr("django.contrib.admin.site", OTPAdminSite())
@@ -376,7 +376,7 @@ class TestLateDoors:
 
 
 class TestAllowLists:
-    """Row 83: entries are judged at the start."""
+    """security.md, row 83: entries are judged at the start."""
 
     @pytest.mark.parametrize("name", ["PASSWORD_RESET_URL_ALLOW_LIST", "OAUTH_REDIRECT_ALLOW_LIST"])
     @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ class TestHost:
 
     @pytest.mark.parametrize("classes", [[], ["rest_framework.permissions.AllowAny"]])
     def test_views_that_are_open_by_default(self, settings: Any, classes: list[str]) -> None:
-        """Row 126."""
+        """security.md, row 126."""
         settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_PERMISSION_CLASSES": classes}
 
         assert set(found()) == {"platform_auth.W006"}
@@ -584,7 +584,7 @@ class TestHost:
         assert (said("W009") == []) is is_sound
 
     def test_sessions_and_users_in_different_databases(self, settings: Any) -> None:
-        """Row 48."""
+        """security.md, row 48."""
         settings.DATABASE_ROUTERS = ["tests.checks.test_checks.RouterApart"]
 
         message = found()["platform_auth.E015"]
@@ -695,7 +695,7 @@ class TestDatabase:
         assert found(databases=["default"], TFA_REQUIRED_GROUPS=["Accounting"]) == {}
 
     def test_a_public_role_that_manages_rights(self) -> None:
-        """Row 127."""
+        """security.md, row 127."""
         group = Group.objects.create(name="Public")
         group.permissions.set(Permission.objects.filter(codename__in=["change_group", "view_note"]))
 

@@ -1,4 +1,4 @@
-"""Rows 118, 119: one shape of errors, the same headers on every answer, whatever happens."""
+"""security.md, rows 118, 119: one shape of errors, the same headers on every answer, whatever happens."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class TestEveryAnswer:
 
     @each
     def test_needs_no_csrf_token(self, endpoint: Endpoint) -> None:
-        """Row 62: exempt, since no ambient credential counts without the cross-origin rule."""
+        """security.md, row 62: exempt, since no ambient credential counts without the cross-origin rule."""
         assert endpoint.callback.csrf_exempt
 
     @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ class TestEveryAnswer:
 
 
 class TestAReport:
-    """Row 120: of an error in a view or page, a host's subclass too."""
+    """security.md, row 120: of an error in a view or page, a host's subclass too."""
 
     @pytest.mark.parametrize("base", [views.PasswordResetView, views.PasswordResetPageView])
     def test_shows_nothing_that_was_sent(self, base: Any, rf: Any) -> None:
@@ -216,7 +216,7 @@ class TestOutcomes:
 
 
 class TestABrokenProgram:
-    """Row 118: 500 without details."""
+    """security.md, row 118: 500 without details."""
 
     @pytest.mark.parametrize("debug", [False, True])
     def test_it_is_500_in_the_envelope(

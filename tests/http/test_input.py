@@ -1,4 +1,6 @@
-"""Rows 104 to 109: whatever a body is, it is answered in the envelope and never with a 5xx, at every endpoint."""
+"""security.md, rows 104 to 109: whatever a body is, it is answered in the envelope and never with a 5xx, at every
+endpoint.
+"""
 
 from __future__ import annotations
 
@@ -238,7 +240,7 @@ class TestTheFields:
         assert with_clutter.status_code < 500
 
     def test_control_characters_are_refused_in_all_but_passwords(self, send: Any) -> None:
-        """Row 105."""
+        """security.md, row 105."""
         login = next(endpoint for endpoint in JSON if endpoint.name == "platform_auth:login")
         for control in ("\x01", "\n", "\r", "\t", "\x7f", "\x1b"):
             assert send(login, json.dumps({**GOOD, "otp": f"1234{control}56"}).encode()).status_code == 400
@@ -344,7 +346,7 @@ class TestPagesAndCallbacks:
 
 
 def test_a_password_of_1024_bytes_is_tried_in_the_time_of_any_other(send: Any) -> None:
-    """Row 104: nothing of ours grows with its length."""
+    """security.md, row 104: nothing of ours grows with its length."""
     user = make_user()
     login = next(endpoint for endpoint in JSON if endpoint.name == "platform_auth:login")
 

@@ -37,7 +37,7 @@ def row() -> dict[str, Any]:
 
 
 class TestModesAtLogin:
-    """Row 7 and the table of section 3."""
+    """security.md, row 7 and the table of section 3."""
 
     @pytest.mark.parametrize("mode", [None, *MODES])
     def test_each_has_its_body_and_its_cookies(self, user: Any, mode: str | None) -> None:
@@ -68,7 +68,7 @@ class TestModesAtLogin:
         assert row() == before
 
     def test_no_token_of_a_cookie_is_readable_anywhere(self, user: Any) -> None:
-        """Row 60."""
+        """security.md, row 60."""
         api, response = login(user, "session")
         tokens = [cookie.value for cookie in response.cookies.values()]
         answers = [
@@ -163,7 +163,7 @@ class TestMovesOfMode:
 
 
 class TestTheAttributes:
-    """Row 56; RFC 6265bis, 4.1.3."""
+    """security.md, row 56; RFC 6265bis, 4.1.3."""
 
     def attributes(self, user: Any) -> dict[str, dict[str, Any]]:
         _api, response = login(user, "session")
@@ -239,7 +239,7 @@ class TestTheAttributes:
         assert {attributes["samesite"] for attributes in cookies.values()} == {"Strict"}
 
     def test_a_cookie_without_the_prefix_counts_for_nothing(self, user: Any) -> None:
-        """Row 61: only `__Host-` is honoured, which no sibling domain can set."""
+        """security.md, row 61: only `__Host-` is honoured, which no sibling domain can set."""
         api = Api()
         api.login(user.email)
         api.client.cookies["refresh_token"] = api.refresh_token or ""
@@ -250,7 +250,7 @@ class TestTheAttributes:
         assert api.get("/api/whoami").status_code == 401
 
     def test_no_cookie_is_over_4096_bytes(self, user: Any, configure: Any) -> None:
-        """Row 61."""
+        """security.md, row 61."""
         from tests.sessions.test_access_tokens import KEYS
 
         configure(SIGNING_ALGORITHM="RS256", SIGNING_KEYS=[KEYS["RS256"]])
@@ -261,7 +261,7 @@ class TestTheAttributes:
 
 
 class TestTossedCookies:
-    """Row 61: two cookies of one name are nobody's."""
+    """security.md, row 61: two cookies of one name are nobody's."""
 
     def send(self, method: str, path: str, cookies: str) -> Any:
         return Client().generic(method, path, b"", HTTP_COOKIE=cookies)
@@ -363,7 +363,7 @@ ORIGINS: list[tuple[str | None, str | None, bool]] = [
 
 
 class TestTheCrossOriginRule:
-    """Rows 57, 58: wherever a cookie is set or used as the credential."""
+    """security.md, rows 57, 58: wherever a cookie is set or used as the credential."""
 
     @pytest.fixture(autouse=True)
     def trusted(self, settings: Any) -> None:
@@ -465,7 +465,7 @@ class TestTheCrossOriginRule:
         assert not response.cookies
 
     def test_no_other_media_type_helps(self, user: Any) -> None:
-        """Row 57: what a form of another origin can send is not read at all."""
+        """security.md, row 57: what a form of another origin can send is not read at all."""
         for media in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
             body = json.dumps({"email": user.email, "password": PASSWORD, "mode": "cookie"})
             response = Client().generic("POST", "/auth/login", body, content_type=media)
@@ -497,7 +497,7 @@ class TestTheCrossOriginRule:
 
 
 class TestTheMiddlewareOfTheHost:
-    """Row 62: with Django's CSRF and session middleware, and without."""
+    """security.md, row 62: with Django's CSRF and session middleware, and without."""
 
     def everything(self, user: Any) -> None:
         client = Client(enforce_csrf_checks=True)

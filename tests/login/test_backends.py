@@ -52,7 +52,7 @@ LOOKALIKES = [
 
 
 class TestTheRuleOfTheEmail:
-    """Row 6 (CVE-2019-19844): `Lower()` in the database, then an exact comparison; two hits are none."""
+    """security.md, row 6 (CVE-2019-19844): `Lower()` in the database, then an exact comparison; two hits are none."""
 
     @pytest.mark.parametrize(
         "typed", ["user@example.com", "USER@EXAMPLE.COM", "User@Example.Com", "uSER@example.com"]
@@ -144,7 +144,9 @@ class Counting(BasePasswordHasher):
 
 
 class TestTheSameWork:
-    """Row 116: one hash for the unknown, the inactive, the password-less, and for whom the password is wrong."""
+    """security.md, row 116: one hash for the unknown, the inactive, the password-less, and for whom the password is
+    wrong.
+    """
 
     @pytest.mark.parametrize(
         "case", ["right", "wrong", "unknown", "inactive", "inactive, wrong", "password-less", "two accounts"]
@@ -177,7 +179,7 @@ class TestTheSameWork:
 
 
 class TestUpgradingAHash:
-    """Row 9."""
+    """security.md, row 9."""
 
     def weaken(self, user: Any) -> str:
         weak = PBKDF2PasswordHasher().encode(PASSWORD, "saltsaltsalt", iterations=1000)
@@ -232,7 +234,7 @@ class TestUpgradingAHash:
         assert type(user).objects.get().password == upgraded == logged_in.password
 
     def test_a_hash_upgraded_elsewhere_is_read_from_the_primary(self, user: Any, settings: Any) -> None:
-        """Row 48: a replica that lags would bring the old password back."""
+        """security.md, row 48: a replica that lags would bring the old password back."""
         self.weaken(user)
         upgraded = make_password(PASSWORD)
 

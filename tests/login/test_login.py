@@ -59,7 +59,7 @@ class LocksOut(BaseBackend):
 
 
 class TestAGoodLogin:
-    """Rows 2, 8, 28, 30."""
+    """security.md, rows 2, 8, 28, 30."""
 
     def test_it_answers_exactly_the_three_keys_of_the_document(self, api: Api, user: Any) -> None:
         response = attempt(api, email=user.email, password=PASSWORD)
@@ -209,7 +209,7 @@ class TestALoginThatTheDatabaseFails:
 
 
 class TestARefusedLogin:
-    """Row 1: one answer for all, no session, no cookie."""
+    """security.md, row 1: one answer for all, no session, no cookie."""
 
     def refusals(self, settings: Any) -> dict[str, dict[str, str]]:
         user = make_user()
@@ -329,7 +329,7 @@ class TestARefusedLogin:
 
 
 class TestThePassword:
-    """Row 5: byte-exact; row 107: never normalised."""
+    """security.md, row 5: byte-exact; security.md, row 107: never normalised."""
 
     def test_hundred_characters_that_differ_in_the_90th_are_two_passwords(self, api: Api) -> None:
         password = "a" * 100
@@ -413,14 +413,14 @@ class TestTheShapeOfTheBody:
         assert (response.status_code, code_of(response)) == (400, "INVALID_PAYLOAD")
 
     def test_an_email_in_the_query_counts_for_nothing(self, api: Api, user: Any) -> None:
-        """Row 109."""
+        """security.md, row 109."""
         response = api.post(f"/auth/login?email={user.email}&password=x&mode=cookie", {"password": PASSWORD})
 
         assert response.status_code == 400
         assert not response.cookies
 
     def test_a_password_of_a_megabyte_costs_no_hash(self, api: Api, user: Any) -> None:
-        """Row 104."""
+        """security.md, row 104."""
         response = attempt(api, email=user.email, password="x" * 1_000_000)
 
         assert (response.status_code, code_of(response)) == (413, "CONTENT_TOO_LARGE")
@@ -429,7 +429,9 @@ class TestTheShapeOfTheBody:
 
 
 class TestASessionThatIsThereAlready:
-    """Row 2: a log-in issues a new session, ignores any token sent along and never upgrades a planted one."""
+    """security.md, row 2: a log-in issues a new session, ignores any token sent along and never upgrades a planted
+    one.
+    """
 
     def test_a_planted_cookie_is_not_taken_over_and_its_session_ends(self, user: Any) -> None:
         attacker, victim = Api(), Api()

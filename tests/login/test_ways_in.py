@@ -1,4 +1,6 @@
-"""Row 4: every way in is known, and enforces the same account state and the same policy of a second factor."""
+"""security.md, row 4: every way in is known, and enforces the same account state and the same policy of a second
+factor.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,7 @@ class TestTheListOfWaysIn:
         assert modules(Function("login", "with_password")) == {"views/login.py"}
 
     def test_no_other_endpoint_answers_with_a_token(self, signed_in: Api) -> None:
-        """Row 60, black box: whatever is asked of them, signed in and not."""
+        """security.md, row 60, black box: whatever is asked of them, signed in and not."""
         for endpoint in ENDPOINTS:
             if endpoint.view.__name__ in WAYS_IN:
                 continue

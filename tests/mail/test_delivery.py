@@ -121,7 +121,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 @pytest.mark.usefixtures("by_thread")
 class TestThread:
     def test_it_starts_when_the_answer_is_out(self) -> None:
-        """Row 63: the work for an account that exists must not slow down the answer."""
+        """security.md, row 63: the work for an account that exists must not slow down the answer."""
         began = time.monotonic()
         delivery.hand_over(clock)
         wait_until(lambda: bool(done))
@@ -533,7 +533,7 @@ class TestTask:
     def test_a_worker_sends_the_mail_and_the_queue_holds_no_token(
         self, api: Api, user: Any, mailoutbox: list[Any]
     ) -> None:
-        """Row 120."""
+        """security.md, row 120."""
         api.post("/auth/password/request", {"email": user.email})
 
         backend = self.backend()

@@ -66,7 +66,9 @@ class TestResetLink:
 
     @pytest.mark.parametrize("autoescape", [True, False])
     def test_its_url_is_escaped(self, user: Any, settings: Any, autoescape: bool) -> None:
-        """Row 67: such a URL is refused long before; the template does not rely on it, nor on the host's engine."""
+        """security.md, row 67: such a URL is refused long before; the template does not rely on it, nor on the host's
+        engine.
+        """
         escape(settings, autoescape)
         message = send_link(user, 'https://app.example/"><img src=x>')
 
@@ -104,7 +106,7 @@ class TestResetLink:
 
 
 class TestRecipient:
-    """Row 65: exactly one, the stored address."""
+    """security.md, row 65: exactly one, the stored address."""
 
     @pytest.mark.parametrize(
         "stored",
@@ -147,7 +149,7 @@ class TestNotice:
 
     @pytest.mark.parametrize("autoescape", [True, False])
     def test_what_a_caller_sends_cannot_break_out(self, user: Any, settings: Any, autoescape: bool) -> None:
-        """Row 67: a user agent is the caller's own words."""
+        """security.md, row 67: a user agent is the caller's own words."""
         escape(settings, autoescape)
         who = Caller("192.0.2.7", "<script>alert(1)</script>")
 

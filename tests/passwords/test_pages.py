@@ -73,7 +73,7 @@ class TestRequestPage:
         assert '<label for="email">' in html
 
     def test_it_answers_the_same_for_everybody(self, page: Page, mailoutbox: list[Any]) -> None:
-        """Row 63."""
+        """security.md, row 63."""
         known = make_user()
         others = ["nobody@example.com", make_user(is_active=False).email, make_user(password=None).email]
 
@@ -97,7 +97,7 @@ class TestRequestPage:
 
     @pytest.mark.usefixtures("clock")
     def test_it_counts_like_the_api(self, page: Page, api: Api) -> None:
-        """Row 75."""
+        """security.md, row 75."""
         for number in range(10):
             page.post(REQUEST, {"email": f"user{number}@example.com"})
             api.post("/auth/password/request", {"email": f"user{number}@example.com"})
@@ -140,7 +140,7 @@ class TestResetPage:
         assert Api().login(user.email, NEW).status_code == 200
 
     def test_each_broken_rule_is_told_and_the_link_stays_good(self, page: Page, user: Any) -> None:
-        """Row 70."""
+        """security.md, row 70."""
         token = token_for(user)
 
         response = page.post(RESET, reset_fields(token, "1234"))
@@ -161,7 +161,7 @@ class TestResetPage:
         assert page.post(RESET, reset_fields(token)).status_code == 200
 
     def test_a_long_password_is_not_cut(self, page: Page, user: Any) -> None:
-        """Row 5: browsers cut what is pasted at `maxlength`, without a word, and count no bytes."""
+        """security.md, row 5: browsers cut what is pasted at `maxlength`, without a word, and count no bytes."""
         html = page.get(f"{RESET}?token={token_for(user)}").content.decode()
 
         fields = re.findall(r'<input[^>]* type="password"[^>]*>', html)
@@ -282,7 +282,7 @@ class TestOutage:
 
 @pytest.mark.django_db
 class TestEdge:
-    """Rows 57, 62, 66, 74, 105, 106, 119: what holds for every page and every outcome."""
+    """security.md, rows 57, 62, 66, 74, 105, 106, 119: what holds for every page and every outcome."""
 
     def outcomes(self, page: Page, user: Any) -> Iterator[Any]:
         token = token_for(user)
@@ -397,13 +397,13 @@ class TestEdge:
         assert page.post(RESET, reset_fields(token_for(user))).status_code == 200
 
     def test_it_works_from_any_origin_and_without_a_csrf_token(self, page: Page, user: Any) -> None:
-        """Row 62: nothing that the browser sends by itself is used, so there is nothing to forge."""
+        """security.md, row 62: nothing that the browser sends by itself is used, so there is nothing to forge."""
         headers = {"Origin": "null", "Sec-Fetch-Site": "cross-site", "Cookie": "csrftoken=x"}
 
         assert page.post(RESET, reset_fields(token_for(user)), headers=headers).status_code == 200
 
     def test_a_poisoned_host_appears_nowhere(self, page: Page, user: Any, mailoutbox: list[Any]) -> None:
-        """Row 66."""
+        """security.md, row 66."""
         poison = {"HTTP_HOST": "evil.example", "HTTP_X_FORWARDED_HOST": "evil.example"}
 
         answers = [
@@ -438,7 +438,7 @@ class TestEdge:
         assert "<img" not in token.content.decode()
 
     def test_a_broken_program_is_a_page_without_details(self, user: Any, configure: Any) -> None:
-        """Row 118."""
+        """security.md, row 118."""
         configure(LIMITS={"password_request": {"address": "broken"}})
         page = Page()
         page.client.raise_request_exception = False
@@ -450,7 +450,7 @@ class TestEdge:
         assert "broken" not in response.content.decode()
 
     def test_neither_token_nor_password_is_logged(self, page: Page, user: Any, caplog: Any) -> None:
-        """Rows 74, 120."""
+        """security.md, rows 74, 120."""
         caplog.set_level("DEBUG")
         token = token_for(user)
 

@@ -50,7 +50,7 @@ def accounts() -> dict[str, str]:
 
 
 class TestAnswer:
-    """Row 63: nothing tells which accounts exist."""
+    """security.md, row 63: nothing tells which accounts exist."""
 
     def test_it_is_the_same_for_every_class_of_account(self, api: Api, accounts: dict[str, str]) -> None:
         answers = [api.post(URL, {"email": email}) for email in accounts.values()]
@@ -176,7 +176,7 @@ class TestDelivery:
         template: str | None,
         reason: str,
     ) -> None:
-        """Row 120: nor does the log have its link."""
+        """security.md, row 120: nor does the log have its link."""
         engines = []
         if template is not None:
             folder = tmp_path / "platform_auth" / "email"
@@ -233,7 +233,7 @@ class TestDelivery:
 
 
 class TestShape:
-    """Rows 65, 105, 106, 108: what is no request is refused before anything is done."""
+    """security.md, rows 65, 105, 106, 108: what is no request is refused before anything is done."""
 
     @pytest.mark.parametrize(
         "body",
@@ -274,7 +274,7 @@ class TestShape:
 
 
 class TestMail:
-    """Rows 65 to 67: who gets it, and where it leads."""
+    """security.md, rows 65 to 67: who gets it, and where it leads."""
 
     def test_it_goes_to_the_stored_address(self, api: Api, mailoutbox: list[Any]) -> None:
         make_user("Ann.Lee@Example.com")
@@ -345,7 +345,7 @@ class TestMail:
     def test_its_link_does_not_change_with_the_request(
         self, api: Api, user: Any, settings: Any, mailoutbox: list[Any], poison: dict[str, str]
     ) -> None:
-        """Row 66."""
+        """security.md, row 66."""
         settings.USE_X_FORWARDED_HOST = True
 
         response = api.client.post(URL, {"email": user.email}, content_type="application/json", **poison)
@@ -357,7 +357,7 @@ class TestMail:
     def test_its_link_does_not_change_with_the_script_prefix(
         self, api: Api, user: Any, mailoutbox: list[Any]
     ) -> None:
-        """Row 66: a front server may take it from a header; PUBLIC_URL has the site's own."""
+        """security.md, row 66: a front server may take it from a header; PUBLIC_URL has the site's own."""
         with override_script_prefix("/evil.example/"):
             api.post(URL, {"email": user.email})
 
@@ -366,7 +366,7 @@ class TestMail:
     def test_the_token_is_a_jwt_of_its_own_kind(
         self, api: Api, user: Any, mailoutbox: list[Any], clock: Any
     ) -> None:
-        """Row 68."""
+        """security.md, row 68."""
         api.post(URL, {"email": user.email})
 
         token = token_of(mailoutbox[0])
@@ -379,7 +379,7 @@ class TestMail:
         assert jwt.get_unverified_header(token)["typ"] != "at+jwt"
 
     def test_no_log_has_its_link(self, api: Api, user: Any, mailoutbox: list[Any], caplog: Any) -> None:
-        """Rows 74, 120."""
+        """security.md, rows 74, 120."""
         caplog.set_level(logging.DEBUG)
 
         api.post(URL, {"email": user.email})
@@ -394,7 +394,7 @@ class TestMail:
     def test_no_log_has_its_link_when_the_mail_server_quotes_it(
         self, api: Api, user: Any, settings: Any, caplog: Any
     ) -> None:
-        """Row 120: some backends put the mail into their exceptions."""
+        """security.md, row 120: some backends put the mail into their exceptions."""
         caplog.set_level(logging.DEBUG)
         settings.EMAIL_BACKEND = f"{__name__}.BrokenMailServer"
 
@@ -407,7 +407,7 @@ class TestMail:
     def test_a_provider_account_gets_one_only_where_the_settings_say(
         self, api: Api, configure: Any, mailoutbox: list[Any]
     ) -> None:
-        """Row 76."""
+        """security.md, row 76."""
         configure(PASSWORD_RESET_FOR_PROVIDER_ACCOUNTS=True)
         user = make_user(password=None)
 
@@ -422,7 +422,7 @@ class TestMail:
 
 
 class TestResetURL:
-    """Rows 64, 77, 78."""
+    """security.md, rows 64, 77, 78."""
 
     @pytest.fixture(autouse=True)
     def _allow_list(self, configure: Any) -> None:
@@ -470,7 +470,7 @@ class TestResetURL:
     def test_an_empty_list_refuses_every_one(
         self, api: Api, user: Any, configure: Any, monkeypatch: Any, allowed: Any
     ) -> None:
-        """Row 77."""
+        """security.md, row 77."""
         monkeypatch.delenv("PASSWORD_RESET_URL_ALLOW_LIST", raising=False)
         configure(PASSWORD_RESET_URL_ALLOW_LIST=allowed)
 
@@ -491,7 +491,7 @@ class TestResetURL:
 
 
 class TestLimits:
-    """Row 75."""
+    """security.md, row 75."""
 
     @pytest.mark.usefixtures("clock")
     def test_an_address_has_twenty_an_hour(self, api: Api) -> None:
@@ -528,7 +528,7 @@ class TestLimits:
         assert api.login(user.email).status_code == 200
 
     def test_the_newest_three_links_live(self, api: Api, user: Any, mailoutbox: list[Any]) -> None:
-        """Row 71."""
+        """security.md, row 71."""
         for _ in range(5):
             api.post(URL, {"email": user.email})
 

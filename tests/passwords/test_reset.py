@@ -123,7 +123,7 @@ def types_of(response: Any) -> list[str]:
 
 @pytest.mark.django_db
 class TestSuccess:
-    """Row 72."""
+    """security.md, row 72."""
 
     def test_it_sets_the_password_and_logs_nobody_in(
         self, api: Api, user: Any, atomic_requests: bool
@@ -150,7 +150,7 @@ class TestSuccess:
             assert code_of(other.refresh()) == "INVALID_CREDENTIALS"
 
     def test_it_ends_the_other_links(self, api: Api, user: Any) -> None:
-        """Row 71."""
+        """security.md, row 71."""
         tokens = [token_for(user) for _ in range(3)]
 
         api.post(URL, {"token": tokens[0], "password": NEW})
@@ -170,7 +170,7 @@ class TestSuccess:
         assert api.post(URL, {"token": token, "password": NEW}).status_code == 204
 
     def test_a_second_factor_stays(self, signed_in: Api, user: Any) -> None:
-        """Row 20."""
+        """security.md, row 20."""
         app, _codes = enrol(signed_in)
 
         Api().post(URL, {"token": token_for(user), "password": NEW})
@@ -249,7 +249,7 @@ class TestSuccess:
 
 @pytest.mark.django_db
 class TestRules:
-    """Rows 70, 73, 104, 107."""
+    """security.md, rows 70, 73, 104, 107."""
 
     @pytest.mark.parametrize(
         ("password", "types"),
@@ -317,7 +317,7 @@ class TestRules:
     def test_what_is_no_password_never_passes(
         self, api: Api, user: Any, settings: Any, clean_validators: Any, password: Any
     ) -> None:
-        """Rows 104, 105: whatever the host configured."""
+        """security.md, rows 104, 105: whatever the host configured."""
         settings.AUTH_PASSWORD_VALIDATORS = []
         before = user.password
 
@@ -336,7 +336,7 @@ class TestRules:
     def test_every_other_passes_where_the_host_has_no_rules_and_is_kept_as_it_is(
         self, api: Api, user: Any, settings: Any, clean_validators: Any, password: str
     ) -> None:
-        """Rows 5, 107: neither trimmed, cut nor normalised."""
+        """security.md, rows 5, 107: neither trimmed, cut nor normalised."""
         settings.AUTH_PASSWORD_VALIDATORS = []
 
         assert api.post(URL, {"token": token_for(user), "password": password}).status_code == 204
@@ -344,7 +344,7 @@ class TestRules:
         assert api.login(user.email, password).status_code == 200
 
     def test_a_huge_password_costs_no_hash(self, api: Api, user: Any, settings: Any) -> None:
-        """Row 104."""
+        """security.md, row 104."""
         response = api.post(URL, {"token": token_for(user), "password": "x" * 70_000})
 
         assert code_of(response) == "CONTENT_TOO_LARGE"
@@ -352,7 +352,7 @@ class TestRules:
 
 @pytest.mark.django_db
 class TestToken:
-    """Rows 68 to 70."""
+    """security.md, rows 68 to 70."""
 
     def test_it_works_once(self, api: Api, user: Any, atomic_requests: bool) -> None:
         token = token_for(user)
@@ -420,7 +420,9 @@ class TestToken:
     def test_it_is_bound_to_that_state_until_it_is_spent(
         self, api: Api, user: Any, settings: Any, clean_validators: Any, monkeypatch: Any, meddle: Any
     ) -> None:
-        """Row 69: the condition holds in the statement that sets the password, not only in the look before it."""
+        """security.md, row 69: the condition holds in the statement that sets the password, not only in the look
+        before it.
+        """
         settings.AUTH_PASSWORD_VALIDATORS = [{"NAME": f"{__name__}.MeddlingValidator"}]
         monkeypatch.setattr(MeddlingValidator, "meddle", staticmethod(meddle))
 
@@ -436,7 +438,7 @@ class TestToken:
         assert code_of(api.post(URL, {"token": token, "password": NEW})) == "INVALID_TOKEN"
 
     def test_an_altered_one_is_refused(self, api: Api, user: Any) -> None:
-        """Row 68: each claim, and each part."""
+        """security.md, row 68: each claim, and each part."""
         victim, row = make_user(), reset_tokens.issue(user)
         token = reset_tokens.sign(row)
         header, body, signature = token.split(".")
@@ -486,12 +488,12 @@ class TestToken:
         assert api.post(URL, {"token": token, "password": NEW}).status_code == 204
 
     def test_tokens_of_other_kinds_are_refused(self, signed_in: Api, user: Any) -> None:
-        """Row 25."""
+        """security.md, row 25."""
         for other in (signed_in.access_token, signed_in.refresh_token):
             assert code_of(Api().post(URL, {"token": other, "password": NEW})) == "INVALID_TOKEN"
 
     def test_it_is_no_token_of_another_kind(self, api: Api, user: Any) -> None:
-        """Row 25."""
+        """security.md, row 25."""
         token = token_for(user)
 
         api.access_token = token
@@ -505,7 +507,7 @@ class TestToken:
         assert code_of(response) == "INVALID_PAYLOAD"
 
     def test_neither_it_nor_the_password_is_logged(self, api: Api, user: Any, caplog: Any) -> None:
-        """Rows 74, 120."""
+        """security.md, rows 74, 120."""
         caplog.set_level(logging.DEBUG)
         token = token_for(user)
 
@@ -521,7 +523,7 @@ class TestToken:
 @pytest.mark.race
 @pytest.mark.django_db(transaction=True)
 class TestRace:
-    """Row 69."""
+    """security.md, row 69."""
 
     def test_of_twenty_callers_with_one_token_one_sets_the_password(self) -> None:
         for round_number in range(int(os.environ.get("TEST_ROUNDS", "50"))):

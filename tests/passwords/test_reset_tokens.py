@@ -44,7 +44,7 @@ def failing_deletes(*, times: int) -> Iterator[None]:
 @pytest.mark.django_db
 class TestIssue:
     def test_the_newest_three_live(self, user: Any) -> None:
-        """Row 71."""
+        """security.md, row 71."""
         made = [reset_tokens.issue(user).pk for _ in range(5)]
 
         assert ids() == set(made[2:])

@@ -64,7 +64,7 @@ class TestProviderList:
         assert api.get("/auth/oauth").json() == {"public": True, "data": []}
 
     def test_the_root_lists_labels_and_no_secret(self, api: Api, provider: Provider) -> None:
-        """Row 101."""
+        """security.md, row 101."""
         add_provider(provider, "demo", label="Demo ID", icon="key")
 
         response = api.get("/auth/")
@@ -80,7 +80,7 @@ class TestProviderList:
         assert api.get("/auth/").json()["disableDefault"] is True
 
     def test_a_row_acts_at_once(self, api: Api, provider: Provider) -> None:
-        """Row 89."""
+        """security.md, row 89."""
         row = add_provider(provider)
         assert api.get("/auth/oauth").json()["data"] == ["demo"]
 
@@ -104,7 +104,7 @@ class TestStart:
         ],
     )
     def test_sends_the_browser_to_the_provider(self, path: str, provider: Provider) -> None:
-        """Rows 85-87 and 100."""
+        """security.md, rows 85 to 87 and 100."""
         add_provider(provider)
 
         response = Browser().get(path)
@@ -133,7 +133,7 @@ class TestStart:
     def test_its_cookie_is_lax_without_a_domain_regardless_of_the_settings(
         self, provider: Provider, configure: Any
     ) -> None:
-        """Row 85: the browser returns by a link on another site, and a `__Host-` cookie has no Domain."""
+        """security.md, row 85: the browser returns by a link on another site, and a `__Host-` cookie has no Domain."""
         configure(COOKIE_SAMESITE="Strict", COOKIE_DOMAIN="example.com")
         add_provider(provider)
 
@@ -152,7 +152,7 @@ class TestStart:
         assert "SELECT" in captured[0]["sql"]
 
     def test_every_start_has_its_own_state_verifier_and_nonce(self, provider: Provider) -> None:
-        """Rows 85-87."""
+        """security.md, rows 85 to 87."""
         add_provider(provider)
         browser = Browser()
 
@@ -162,7 +162,7 @@ class TestStart:
             assert len({each[name] for each in asked}) == 3
 
     def test_request_parameters_do_not_reach_the_provider(self, provider: Provider) -> None:
-        """Row 103."""
+        """security.md, row 103."""
         add_provider(provider)
 
         response = Browser().get(
@@ -177,7 +177,7 @@ class TestStart:
         assert asked["state"] != ["mine"]
 
     def test_an_unknown_and_a_disabled_provider_are_the_same_404(self, api: Api, provider: Provider) -> None:
-        """Row 101."""
+        """security.md, row 101."""
         add_provider(provider, "off", enabled=False)
 
         answers = [api.get(f"/auth/oauth/{key}") for key in ("off", "nobody", "Demo", "x%00y")]
@@ -190,13 +190,13 @@ class TestStart:
     def test_a_key_that_would_speak_for_a_factor_is_no_provider(
         self, key: str, api: Api, provider: Provider
     ) -> None:
-        """Row 4: `amr` must not say "otp" because an admin chose the word."""
+        """security.md, row 4: `amr` must not say "otp" because an admin chose the word."""
         add_provider(provider, key)
 
         assert api.get(f"/auth/oauth/{key}").status_code == 404
 
     def test_another_host_is_first_sent_home(self, provider: Provider, configure: Any) -> None:
-        """Row 100."""
+        """security.md, row 100."""
         configure(PUBLIC_URL="http://app.example")
         add_provider(provider)
 
@@ -232,7 +232,7 @@ class TestStart:
 
     @pytest.mark.parametrize("url", HOSTILE["refused_redirect"])
     def test_a_hostile_redirect_starts_nothing(self, url: str, provider: Provider, configure: Any) -> None:
-        """Rows 79 and 82."""
+        """security.md, rows 79 and 82."""
         configure(PUBLIC_URL=HOSTILE["allowed"]["PUBLIC_URL"])
         add_provider(provider)
 
@@ -256,7 +256,7 @@ class TestStart:
         ],
     )
     def test_a_malformed_query_is_refused(self, query: str, provider: Provider) -> None:
-        """Rows 7 and 82."""
+        """security.md, rows 7 and 82."""
         add_provider(provider)
 
         response = Browser().get(f"/auth/oauth/demo?{query}")
@@ -305,7 +305,7 @@ class TestStart:
 
 class TestLogIn:
     def test_without_redirect_answers_json(self, provider: Provider) -> None:
-        """Rows 97, 101, 102."""
+        """security.md, rows 97, 101, 102."""
         add_provider(provider, may_create_users=True)
         browser = Browser()
 
@@ -337,7 +337,7 @@ class TestLogIn:
     def test_with_redirect_travels_in_cookies(
         self, mode: str | None, cookies: set[str], provider: Provider
     ) -> None:
-        """Row 84."""
+        """security.md, row 84."""
         add_provider(provider, may_create_users=True)
         browser = Browser()
 
@@ -476,7 +476,7 @@ class TestLogIn:
         assert browser.get("/auth/sessions").status_code == 200
 
     def test_an_ambient_django_log_in_is_ignored(self, provider: Provider) -> None:
-        """Row 96."""
+        """security.md, row 96."""
         add_provider(provider, may_create_users=True)
         admin = make_user(is_staff=True, is_superuser=True)
         browser = Browser()
@@ -489,7 +489,7 @@ class TestLogIn:
         assert RefreshSession.objects.get().user != admin
 
     def test_an_inactive_user_stays_out(self, provider: Provider) -> None:
-        """Row 1."""
+        """security.md, row 1."""
         add_provider(provider, may_create_users=True)
         Browser().log_in(provider)
         get_user_model().objects.update(is_active=False)
@@ -502,7 +502,7 @@ class TestLogIn:
         assert not RefreshSession.objects.exists()
 
     def test_a_refused_consent_ends_at_the_redirect_with_a_reason(self, provider: Provider) -> None:
-        """Row 98."""
+        """security.md, row 98."""
         add_provider(provider)
         browser = Browser()
         state = provider.authorize(browser.start(redirect="/home?a=b")["Location"])["state"]
@@ -533,7 +533,7 @@ class TestLogIn:
         assert not provider.calls["/token"]
 
     def test_success_and_refusal_are_recorded(self, provider: Provider) -> None:
-        """Row 121."""
+        """security.md, row 121."""
         add_provider(provider, may_create_users=True)
         Browser().log_in(provider)
         browser = Browser()
@@ -551,7 +551,7 @@ class TestLogIn:
 
 
 class TestState:
-    """Row 85. Whatever is refused here is refused before the token endpoint is called."""
+    """security.md, row 85. Whatever is refused here is refused before the token endpoint is called."""
 
     @pytest.fixture(autouse=True)
     def _no_call(self, provider: Provider) -> Iterator[None]:
@@ -676,7 +676,7 @@ class TestState:
         self._refused(response)
 
     def test_another_providers_state_is_refused(self, provider: Provider) -> None:
-        """Row 88."""
+        """security.md, row 88."""
         add_provider(provider, "twin")
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
@@ -684,7 +684,7 @@ class TestState:
         self._refused(browser.callback(parameters, key="twin"))
 
     def test_a_row_pointed_elsewhere_drops_its_flows(self, provider: Provider) -> None:
-        """Row 88: the code of one server never goes to another."""
+        """security.md, row 88: the code of one server never goes to another."""
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
         row = OAuthProvider.objects.get()
@@ -713,7 +713,7 @@ class TestState:
         assert browser.callback(second).status_code == 200
 
     def test_a_code_in_another_tabs_flow_fails_at_the_verifier(self, provider: Provider) -> None:
-        """Row 86."""
+        """security.md, row 86."""
         self.expected_calls = 1
         browser = Browser()
         first, second = (provider.authorize(browser.start()["Location"]) for _ in range(2))
@@ -726,7 +726,7 @@ class TestState:
 
 class TestRedirect:
     def test_is_judged_again_at_the_callback(self, provider: Provider, configure: Any) -> None:
-        """Row 81."""
+        """security.md, row 81."""
         configure(OAUTH_REDIRECT_ALLOW_LIST=["https://spa.example/done"])
         add_provider(provider, may_create_users=True)
         browser = Browser()
@@ -740,7 +740,7 @@ class TestRedirect:
         assert not RefreshSession.objects.exists()
 
     def test_is_judged_again_on_the_way_of_a_refusal(self, provider: Provider, configure: Any) -> None:
-        """Row 81."""
+        """security.md, row 81."""
         configure(OAUTH_REDIRECT_ALLOW_LIST=["https://spa.example/done"])
         add_provider(provider)
         browser = Browser()
@@ -766,7 +766,7 @@ class TestRedirect:
         assert Browser().get("/auth/oauth/demo", {"redirect": "/" + "x" * 2048}).status_code == 400
 
     def test_a_listed_url_is_taken(self, provider: Provider, configure: Any) -> None:
-        """Row 79."""
+        """security.md, row 79."""
         url = "https://spa.example/done?from=login"
         configure(OAUTH_REDIRECT_ALLOW_LIST=[url])
         add_provider(provider, may_create_users=True)
@@ -780,7 +780,7 @@ class TestRedirect:
     def test_the_callbacks_own_parameters_choose_nothing(
         self, name: str, start: dict[str, str], provider: Provider
     ) -> None:
-        """Row 81."""
+        """security.md, row 81."""
         add_provider(provider, may_create_users=True)
         browser = Browser()
         parameters = provider.authorize(browser.start(**start)["Location"])
@@ -858,7 +858,7 @@ class TestFailure:
     def test_another_providers_callback(
         self, browser: Browser, parameters: dict[str, str], provider: Provider
     ) -> None:
-        """Row 88. The flow is over with it."""
+        """security.md, row 88. The flow is over with it."""
         add_provider(provider, "twin", may_create_users=True)
 
         self._failed(browser.callback(parameters, key="twin"), "INVALID_PAYLOAD")
@@ -915,7 +915,7 @@ class TestFailure:
 
 
 class TestAccounts:
-    """Rows 93-97."""
+    """security.md, rows 93 to 97."""
 
     def _refused(self, response: Any, *, users: int) -> None:
         assert response.status_code == 403
@@ -1036,7 +1036,7 @@ class TestAccounts:
         assert notice.subject.startswith(str(messages.NOTICES["identity_linked"][0]))
 
     def test_an_unproven_address_removes_password_and_sessions(self, provider: Provider, api: Api) -> None:
-        """Row 95."""
+        """security.md, row 95."""
         add_provider(provider, email_linking="unproven")
         user = make_user("person@example.com")
         api.login(user.email)
@@ -1080,7 +1080,7 @@ class TestAccounts:
     def test_the_word_of_a_provider_that_nobody_trusts_for_addresses_proves_none(
         self, linking: str, provider: Provider
     ) -> None:
-        """Rows 94, 95: it says "verified" of the victim's address, and its account is the attacker's."""
+        """security.md, rows 94, 95: it says "verified" of the victim's address, and its account is the attacker's."""
         add_provider(provider, "careless", may_create_users=True)
         provider.claims = {"sub": "attacker", "email": "person@example.com", "email_verified": True}
         attacker = Browser().log_in(provider, key="careless").json()["data"]
@@ -1139,7 +1139,7 @@ class TestAccounts:
     def test_an_account_that_was_founded_on_an_unverified_address_is_cleared_first(
         self, linking: str, provider: Provider
     ) -> None:
-        """Row 95: an attacker registers with the victim's address at a provider that verifies none."""
+        """security.md, row 95: an attacker registers with the victim's address at a provider that verifies none."""
         add_provider(provider, "careless", may_create_users=True)
         provider.claims = {"sub": "attacker", "email": "person@example.com"}
         attacker = Browser()
@@ -1155,7 +1155,7 @@ class TestAccounts:
         assert code_of(attacker.log_in(provider, key="careless")) == "INVALID_PROVIDER"
 
     def test_what_the_opener_of_the_account_linked_later_goes_too(self, provider: Provider) -> None:
-        """Row 95: a second account of the attacker's, linked while signed in, would be a key that stays."""
+        """security.md, row 95: an account that the attacker linked while signed in would stay a way to log in."""
         add_provider(provider, email_linking="unproven")
         other = OAuthProvider.objects.create(
             key="other", label="Other", kind="github", client_id="x", enabled=True
@@ -1230,7 +1230,7 @@ class TestAccounts:
         assert Browser().log_in(provider).status_code == 200
 
     def test_the_same_subject_at_two_providers_is_two_people(self, provider: Provider) -> None:
-        """Row 93."""
+        """security.md, row 93."""
         add_provider(provider, "first", may_create_users=True)
         add_provider(provider, "second", may_create_users=True)
         provider.claims = {"sub": "1", "email": "first@example.com", "email_verified": True}
@@ -1241,7 +1241,7 @@ class TestAccounts:
         assert OAuthIdentity.objects.values("user").distinct().count() == 2
 
     def test_subjects_are_told_apart_by_case(self, provider: Provider) -> None:
-        """Row 93."""
+        """security.md, row 93."""
         add_provider(provider, may_create_users=True)
         for subject in ("Abc", "abc", "abc "):
             provider.claims = {"sub": subject, "email": f"{subject.strip()}{len(subject)}x@example.com"}
@@ -1251,7 +1251,7 @@ class TestAccounts:
         assert OAuthIdentity.objects.values("user").distinct().count() == 3
 
     def test_an_identity_survives_a_new_address_and_a_new_key(self, provider: Provider) -> None:
-        """Row 93."""
+        """security.md, row 93."""
         row = add_provider(provider, may_create_users=True)
         Browser().log_in(provider)
         row.key = "renamed"
@@ -1381,7 +1381,7 @@ class TestLink:
         assert OAuthIdentity.objects.count() == 1
 
     def test_another_browser_does_not_finish_it(self, signed_in: Api, provider: Provider) -> None:
-        """Row 96: an attacker's link never lands in a victim's browser."""
+        """security.md, row 96: an attacker's link never lands in a victim's browser."""
         add_provider(provider)
         parameters = provider.authorize(self._begin(signed_in))
 
@@ -1460,7 +1460,7 @@ class TestIdentities:
 
 
 class TestAReplica:
-    """Row 89: a provider that was disabled, an identity that was unlinked: read where they are written."""
+    """security.md, row 89: a provider that was disabled, an identity that was unlinked: read where they are written."""
 
     def test_no_question_about_a_provider_or_an_identity_goes_there(
         self, signed_in: Api, user: Any, provider: Provider, settings: Any
@@ -1478,7 +1478,7 @@ class TestAReplica:
 
 
 class TestSecrecy:
-    """Rows 102, 120 and 122."""
+    """security.md, rows 102, 120 and 122."""
 
     def test_nothing_that_opens_anything_is_stored_logged_or_dumped(
         self, provider: Provider, caplog: pytest.LogCaptureFixture

@@ -348,7 +348,7 @@ def assert_nothing_happened(response: Any, *, status: int, code: str, users: int
 
 
 class TestChecks:
-    """Rows 90-92."""
+    """security.md, rows 90 to 92."""
 
     def test_there_are_enough(self) -> None:
         assert len(CHECKS) >= 40
@@ -381,7 +381,7 @@ class TestChecks:
         assert event.reason
 
     def test_a_defect_ends_at_the_redirect_with_a_reason(self, provider: Provider) -> None:
-        """Row 98."""
+        """security.md, row 98."""
         add_provider(provider, may_create_users=True)
         provider.sign = lambda payload: "not.a.token"
 
@@ -401,7 +401,7 @@ class TestChecks:
 
 
 class TestUnreadable:
-    """Row 98."""
+    """security.md, row 98."""
 
     @pytest.mark.parametrize("path", ["/token", "/userinfo", "/jwks"])
     @pytest.mark.parametrize("name", UNREADABLE)
@@ -438,7 +438,7 @@ class TestUnreadable:
         assert_nothing_happened(response, status=503, code="SERVICE_UNAVAILABLE")
 
     def test_the_time_for_a_provider_is_short(self) -> None:
-        """Row 99: five seconds for a request; row 98: less than ten for all of a callback."""
+        """security.md, row 99: five seconds for a request; security.md, row 98: less than ten for all of a callback."""
         assert outbound.TIMEOUT <= 5
         assert outbound.BUDGET < 10
 
@@ -609,7 +609,7 @@ DISCOVERIES: dict[str, Defect] = {
 
 
 class TestDiscovery:
-    """Row 90."""
+    """security.md, row 90."""
 
     @pytest.mark.parametrize("name", DISCOVERIES)
     def test_a_false_document_starts_nothing_and_is_not_kept(self, name: str, provider: Provider) -> None:
@@ -624,7 +624,7 @@ class TestDiscovery:
         assert Browser().log_in(provider).status_code == 200
 
     def test_without_debug_every_endpoint_is_https(self, provider: Provider, settings: Any) -> None:
-        """Row 99."""
+        """security.md, row 99."""
         add_provider(provider)
         settings.DEBUG = False
 
@@ -634,7 +634,7 @@ class TestDiscovery:
         assert not provider.calls
 
     def test_an_endpoint_that_is_not_public_is_not_called(self, provider: Provider, settings: Any) -> None:
-        """Row 99: the issuer may be private, what it names may not."""
+        """security.md, row 99: the issuer may be private, what it names may not."""
         port = provider.issuer.rpartition(":")[2]
         discovery(token_endpoint=f"http://localhost:{port}/token")(provider)
         add_provider(provider)
@@ -656,7 +656,7 @@ class TestDiscovery:
 
 
 class TestResponseIssuer:
-    """Row 88; RFC 9207."""
+    """security.md, row 88; RFC 9207."""
 
     @pytest.mark.parametrize("advertised", [True, False])
     @pytest.mark.parametrize("iss", ["https://evil.example", "", "{issuer}/", "{issuer}."])
@@ -702,7 +702,7 @@ class TestResponseIssuer:
 
 
 class TestTwoProviders:
-    """Row 89."""
+    """security.md, row 89."""
 
     @pytest.fixture
     def other(self, provider: Provider) -> Any:
@@ -735,7 +735,7 @@ class TestTwoProviders:
         assert Browser().log_in(other, key="second").status_code == 401
 
     def test_an_answer_of_one_is_refused_at_the_other(self, provider: Provider, other: Provider) -> None:
-        """Row 88: the mix-up."""
+        """security.md, row 88: the mix-up."""
         add_provider(provider, "first", may_create_users=True)
         add_provider(other, "second", may_create_users=True)
         browser = Browser()
@@ -943,7 +943,7 @@ class TestOtherKinds:
 
     @pytest.mark.parametrize("verified", ["true", 1, "yes", [True]])
     def test_verified_is_a_boolean(self, verified: Any, plain: OAuthProvider, provider: Provider) -> None:
-        """Row 94."""
+        """security.md, row 94."""
         provider.claims["profile"] = {"verified": verified}
         plain.email_linking = "proven"
         plain.save()

@@ -42,7 +42,7 @@ def finish(
 
 
 class TestSecondFactor:
-    """Rows 3 and 4."""
+    """security.md, rows 3 and 4."""
 
     def test_the_callback_asks_for_it(self, app: Authenticator, provider: Provider) -> None:
         response = Browser().log_in(provider)
@@ -130,7 +130,7 @@ class TestSecondFactor:
         assert finish(browser, app.code(1)).status_code == 200
 
     def test_the_limit_counts(self, app: Authenticator, provider: Provider) -> None:
-        """Row 13."""
+        """security.md, row 13."""
         browser = Browser()
         browser.log_in(provider)
 

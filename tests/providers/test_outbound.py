@@ -42,7 +42,7 @@ def get(url: str, *, seconds: float = 5) -> Any:
 
 
 class TestAddresses:
-    """Row 99; ASVS 13.2.4, 15.3.2."""
+    """security.md, row 99; ASVS 13.2.4, 15.3.2."""
 
     @pytest.mark.parametrize(
         "address",
@@ -337,7 +337,7 @@ def certificate(path: Path, *names: str, days: int = 1) -> Path:
 
 
 class TestTLS:
-    """Row 98."""
+    """security.md, row 98."""
 
     hosts: list[str]
 

@@ -74,7 +74,7 @@ class Worker:
 
 @pytest.mark.slow
 class TestSecondProcess:
-    """Row 89: what an admin changes in one process acts at once in all."""
+    """security.md, row 89: what an admin changes in one process acts at once in all."""
 
     @pytest.fixture
     def worker(self) -> Iterator[Worker]:
@@ -120,7 +120,7 @@ class TestSecondProcess:
 
 class TestAtOnce:
     def test_one_callback_passes_and_one_code_is_sent(self, provider: Provider) -> None:
-        """Row 85."""
+        """security.md, row 85."""
         add_provider(provider, may_create_users=True)
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
@@ -207,7 +207,9 @@ class TestEmptyingDuringALink:
     def test_what_is_linked_at_that_moment_goes_too(
         self, signed_in: Api, user: Any, provider: Provider
     ) -> None:
-        """Row 95: a squatter's session has linked, but not committed, when the owner of the address arrives."""
+        """security.md, row 95: a squatter's session has linked, but not committed, when the owner of the address
+        arrives.
+        """
         add_provider(provider, "squatters")
         add_provider(provider, "owners", email_linking="unproven")
         provider.claims |= {"email": user.email}

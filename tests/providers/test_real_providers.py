@@ -196,7 +196,7 @@ class TestCertifiedProvider:
         assert not identity.founded_on_unverified_email
 
     def test_an_answer_without_iss_is_refused(self, certified: Callable[..., str]) -> None:
-        """Row 88: it advertises that it sends one."""
+        """security.md, row 88: it advertises that it sends one."""
         save(certified(), client_id="client-1")
         browser = Browser()
         answered = consent(browser.start()["Location"])
@@ -205,7 +205,7 @@ class TestCertifiedProvider:
         assert code_of(browser.callback(answered)) == "INVALID_CREDENTIALS"
 
     def test_a_code_of_another_flow_fails_at_its_verifier(self, certified: Callable[..., str]) -> None:
-        """Row 86."""
+        """security.md, row 86."""
         save(certified(), client_id="client-1")
         victim, attacker = Browser(), Browser()
         stolen = consent(victim.start()["Location"])

@@ -218,7 +218,7 @@ EVERY_METHOD = pytest.mark.parametrize("method", [*METHODS, "options"])
 @ROLES
 @EVERY_METHOD
 class TestTheTable:
-    """Row 126: who may do what, for every caller, role and method."""
+    """security.md, row 126: who may do what, for every caller, role and method."""
 
     def test_a_view_is_closed_unless_the_public_role_opens_it(
         self, caller: tuple[str, Api], role: frozenset[str] | None, method: str, note: Note
@@ -260,7 +260,7 @@ class TestTheTable:
 
 
 class TestPrivateByDefault:
-    """Row 126: private by default."""
+    """security.md, row 126: private by default."""
 
     @EVERY_METHOD
     def test_a_view_without_a_model_is_closed_whatever_the_public_role_holds(self, method: str) -> None:
@@ -332,10 +332,10 @@ class TestPrivateByDefault:
 
 
 class TestPublicRole:
-    """Rows 126 and 127: the group that everybody belongs to."""
+    """security.md, rows 126 and 127: the group that everybody belongs to."""
 
     def test_a_look_up_that_fails_gives_nothing(self, note: Note, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Row 126: the database is asked for what is not there, so that it fails by itself."""
+        """security.md, row 126: the database is asked for what is not there, so that it fails by itself."""
         give(*ALL)
         monkeypatch.setattr(Permission._meta.get_field("codename"), "column", "gone")
         Permission._meta.get_field("codename").__dict__.pop("cached_col", None)
@@ -358,7 +358,7 @@ class TestPublicRole:
 
     @pytest.mark.parametrize("name", [None, "", 0])
     def test_no_name_is_no_group(self, note: Note, configure: Any, name: Any) -> None:
-        """Row 126: a look-up for None would find every permission that is in no group."""
+        """security.md, row 126: a look-up for None would find every permission that is in no group."""
         give("view", name="Editors")
         configure(PUBLIC_ROLE=name)
 
@@ -377,7 +377,7 @@ class TestPublicRole:
         assert Api().get(f"/notes/{note.pk}").status_code == 401
 
     def test_rights_about_users_and_rights_do_not_count(self, user: Any) -> None:
-        """Row 127: the public role cannot be given the management of who may do what."""
+        """security.md, row 127: the public role cannot be given the management of who may do what."""
         group = Group.objects.create(name="Public")
         group.permissions.set(Permission.objects.all())
         model = type(user)._meta.model_name
@@ -407,7 +407,7 @@ class TestPublicRole:
 
     @pytest.mark.parametrize("model", [Group, Team], ids=["a group", "a proxy"])
     def test_a_change_leaves_an_event(self, model: type[Group]) -> None:
-        """Row 127: changes are audited, whoever makes them."""
+        """security.md, row 127: changes are audited, whoever makes them."""
         group = model.objects.create(name="Public")
         group.permissions.add(Permission.objects.get(codename="view_note"))
         group.permissions.remove(Permission.objects.get(codename="view_note"))

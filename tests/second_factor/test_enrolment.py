@@ -108,7 +108,7 @@ class TestLogin:
     def test_without_the_one_time_password_there_is_nothing(
         self, app: Authenticator, user: Any, mode: str
     ) -> None:
-        """Row 3 (ASVS 6.3.4): no token, no cookie, no session row."""
+        """security.md, row 3 (ASVS 6.3.4): no token, no cookie, no session row."""
         before = RefreshSession.objects.count()
 
         response = log_in(user, mode=mode)
@@ -118,7 +118,7 @@ class TestLogin:
         assert RefreshSession.objects.count() == before
 
     def test_a_missing_and_a_wrong_one_get_the_same_answer(self, app: Authenticator, user: Any) -> None:
-        """Row 15."""
+        """security.md, row 15."""
         missing, wrong = log_in(user), log_in(user, otp=app.wrong())
 
         assert_refused(missing, "INVALID_OTP")
@@ -127,7 +127,7 @@ class TestLogin:
     def test_a_wrong_password_with_the_right_one_is_as_no_such_user(
         self, app: Authenticator, user: Any
     ) -> None:
-        """Row 15 (ASVS 6.3.8)."""
+        """security.md, row 15 (ASVS 6.3.8)."""
         wrong = log_in(user, password="wrong " + PASSWORD, otp=app.code())
         unknown = Api().post(
             "/auth/login", {"email": "nobody@example.com", "password": PASSWORD, "otp": app.code()}
@@ -141,7 +141,7 @@ class TestLogin:
     def test_the_one_time_password_is_never_looked_at_before_the_password(
         self, app: Authenticator, user: Any
     ) -> None:
-        """Row 14: a hundred wrong passwords with one-time passwords leave its count and its step alone."""
+        """security.md, row 14: a hundred wrong passwords with one-time passwords leave its count and its step alone."""
         step = TOTPFactor.objects.get().last_step
 
         for number in range(100):
@@ -153,7 +153,7 @@ class TestLogin:
         assert log_in(user, otp=app.code()).status_code == 200
 
     def test_a_code_logs_in_once(self, app: Authenticator, user: Any) -> None:
-        """Row 10."""
+        """security.md, row 10."""
         assert log_in(user, otp=app.code()).status_code == 200
 
         assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
@@ -166,7 +166,7 @@ class TestLogin:
     def test_a_recovery_code_logs_in_once_and_its_owner_hears_of_it(
         self, app: Authenticator, codes: list[str], user: Any, mailoutbox: Any
     ) -> None:
-        """Row 19."""
+        """security.md, row 19."""
         mailoutbox.clear()
 
         assert log_in(user, otp=codes[3]).status_code == 200
@@ -182,7 +182,7 @@ class TestLogin:
         "otp", [123456, 123456.0, True, False, None, [], ["123456"], {}, {"otp": "123456"}]
     )
     def test_anything_but_a_string_is_malformed(self, app: Authenticator, user: Any, otp: Any) -> None:
-        """Rows 11, 106: never coerced, no attempt."""
+        """security.md, rows 11, 106: never coerced, no attempt."""
         response = log_in(user, otp=otp)
 
         assert_refused(response, "INVALID_PAYLOAD", 400)
@@ -193,7 +193,7 @@ class TestLogin:
     def test_strings_of_another_length_or_with_control_characters_are_malformed(
         self, app: Authenticator, user: Any, otp: str
     ) -> None:
-        """Rows 105, 108."""
+        """security.md, rows 105, 108."""
         body = json.dumps({"email": user.email, "password": PASSWORD, "otp": otp})
 
         response = Api().client.post("/auth/login", body, content_type="application/json")
@@ -210,7 +210,7 @@ class TestLogin:
     def test_strings_that_int_would_take_for_numbers_are_refused_without_an_attempt(
         self, app: Authenticator, user: Any, otp: str
     ) -> None:
-        """Row 11."""
+        """security.md, row 11."""
         assert_refused(log_in(user, otp=otp), "INVALID_OTP")
 
         assert attempts() == 0
@@ -224,7 +224,7 @@ class TestLogin:
     def test_ten_wrong_codes_are_looked_at_then_none_for_a_while(
         self, app: Authenticator, user: Any, clock: Any
     ) -> None:
-        """Rows 13, 14: 429 with Retry-After, also for the right code, until the window is over."""
+        """security.md, rows 13, 14: 429 with Retry-After, also for the right code, until the window is over."""
         answers = [log_in(user, otp=app.wrong()).status_code for _ in range(12)]
         limited = log_in(user, otp=app.code())
 
@@ -247,7 +247,7 @@ class TestLogin:
 
     @pytest.mark.usefixtures("no_login_limits")
     def test_the_limit_survives_a_restart(self, app: Authenticator, user: Any) -> None:
-        """Row 13: the count is in the database, not in the cache."""
+        """security.md, row 13: the count is in the database, not in the cache."""
         for _ in range(12):
             log_in(user, otp=app.wrong())
         cache.clear()
@@ -298,20 +298,20 @@ class TestLogin:
         assert claims["amr"] == ["pwd"]
 
     def test_an_unconfirmed_secret_turns_nothing_on(self, signed_in: Api, user: Any) -> None:
-        """Row 16."""
+        """security.md, row 16."""
         signed_in.post("/auth/tfa/generate", {"password": PASSWORD})
 
         assert log_in(user).status_code == 200
 
     def test_a_session_is_not_opened_by_another_way_in(self, app: Authenticator, user: Any) -> None:
-        """Row 4: `sessions.open`, through which every way in must go, asks again."""
+        """security.md, row 4: `sessions.open`, through which every way in must go, asks again."""
         with pytest.raises(errors.InvalidOTP):
             sessions.open(user, amr=("google",), provider="google")
 
     def test_a_lost_key_is_a_500_that_says_nothing_and_a_log_that_does(
         self, app: Authenticator, user: Any, configure: Any, caplog: Any
     ) -> None:
-        """Row 122."""
+        """security.md, row 122."""
         configure(ENCRYPTION_KEYS=["z" * 40])
 
         response = Api(raise_request_exception=False).post(
@@ -354,7 +354,7 @@ class TestGenerate:
         ],
     )
     def test_it_asks_for_the_password(self, signed_in: Api, body: Any, status: int, code: str) -> None:
-        """Row 18 (ASVS 7.5.1)."""
+        """security.md, row 18 (ASVS 7.5.1)."""
         response = signed_in.post("/auth/tfa/generate", body)
 
         assert_refused(response, code, status)
@@ -403,7 +403,7 @@ class TestGenerate:
         assert not PendingFactor.objects.exists()
 
     def test_the_waiting_secret_is_sealed(self, signed_in: Api) -> None:
-        """Row 122."""
+        """security.md, row 122."""
         secret = signed_in.post("/auth/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
 
         assert secret not in PendingFactor.objects.get().sealed_secret
@@ -439,7 +439,7 @@ class TestEnable:
     def test_every_other_session_ends_and_this_one_goes_on(
         self, signed_in: Api, waiting: Authenticator, user: Any
     ) -> None:
-        """Row 18 (ASVS 7.4.3)."""
+        """security.md, row 18 (ASVS 7.4.3)."""
         other = Api()
         other.login(user.email)
 
@@ -455,7 +455,7 @@ class TestEnable:
     def test_its_owner_hears_of_it_and_so_does_the_host(
         self, signed_in: Api, waiting: Authenticator, user: Any, mailoutbox: Any
     ) -> None:
-        """Rows 18, 121 (ASVS 6.3.7)."""
+        """security.md, rows 18, 121 (ASVS 6.3.7)."""
         with hearing(signals.factor_enabled) as heard:
             self.enable(signed_in, waiting)
 
@@ -485,7 +485,7 @@ class TestEnable:
     def test_a_code_from_further_away_is_wrong(
         self, signed_in: Api, waiting: Authenticator, steps: int
     ) -> None:
-        """Row 12."""
+        """security.md, row 12."""
         assert_refused(self.enable(signed_in, waiting, otp=waiting.code(steps)), "INVALID_OTP")
 
     def test_a_code_of_the_next_step_spends_that_step(
@@ -570,7 +570,7 @@ class TestEnable:
         ],
     )  # fmt: skip
     def test_malformed_fields_are_400(self, signed_in: Api, waiting: Authenticator, body: Any) -> None:
-        """Rows 105, 106."""
+        """security.md, rows 105, 106."""
         response = signed_in.post("/auth/tfa/enable", body)
 
         assert response.status_code == 400, response.content
@@ -710,7 +710,7 @@ class TestRecoveryCodes:
     def test_it_takes_both_password_and_code(
         self, app: Authenticator, codes: list[str], signed_in: Api, changes: Any, status: int, code: str
     ) -> None:
-        """Row 18."""
+        """security.md, row 18."""
         body = {"password": PASSWORD, "otp": app.code(), **changes}
 
         assert_refused(signed_in.post("/auth/tfa/recovery-codes", body), code, status)
@@ -783,7 +783,7 @@ class TestEveryEndpoint:
 
 
 class TestAReplica:
-    """Row 48: whatever is asked of a factor is asked of the database that it is written to."""
+    """security.md, row 48: whatever is asked of a factor is asked of the database that it is written to."""
 
     @pytest.fixture
     def lagging(self, settings: Any) -> Any:
@@ -957,7 +957,7 @@ class TestA503:
 
 
 class TestNowhereInClear:
-    """Rows 17, 120, 123: neither the seed nor a recovery code is anywhere but in the one answer."""
+    """security.md, rows 17, 120, 123: neither the seed nor a recovery code is anywhere but in the one answer."""
 
     def test_not_in_the_database_dumps_admin_pages_or_logs(
         self, signed_in: Api, user: Any, clock: Any, caplog: Any, client: Any

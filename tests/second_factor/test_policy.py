@@ -311,7 +311,7 @@ class TestBesideAChangeOfTheFactor:
 
 
 class TestProviders:
-    """Provider log-ins fall under the policy unless OAUTH_SATISFIES_MFA."""
+    """security.md, row 21: provider logins are subject to the policy unless OAUTH_SATISFIES_MFA is on."""
 
     def test_they_are_held_up(self, bound: Any) -> None:
         grant = sessions.open(bound, amr=("google",), provider="google")

@@ -62,7 +62,7 @@ def log_in(user: Any, otp: str) -> Any:
 
 
 class TestOneCode:
-    """Row 10 (ASVS 6.5.1): a code is accepted once."""
+    """security.md, row 10 (ASVS 6.5.1): a code is accepted once."""
 
     def test_twenty_log_ins_with_one_code_open_one_session(
         self, user: Any, clock: Any, atomic_requests: bool
@@ -103,7 +103,7 @@ class TestOneCode:
     def test_twenty_log_ins_with_one_recovery_code_open_one_session(
         self, user: Any, atomic_requests: bool
     ) -> None:
-        """Row 19."""
+        """security.md, row 19."""
         api = Api()
         api.login(user.email)
         enrol(api)
@@ -176,7 +176,7 @@ class TestAnotherDatabase:
 
 @pytest.mark.slow
 class TestGuesses:
-    """Row 13 (Keycloak GHSA-85v8-vx4w-q684): parallel guesses get no more looks than serial ones."""
+    """security.md, row 13 (Keycloak GHSA-85v8-vx4w-q684): parallel guesses get no more looks than serial ones."""
 
     def test_of_a_thousand_wrong_codes_ten_are_looked_at(self, user: Any, atomic_requests: bool) -> None:
         api = Api()
@@ -198,7 +198,7 @@ class TestGuesses:
 
 
 class TestAFailingEvent:
-    """Row 13: no rollback takes a count back."""
+    """security.md, row 13: no rollback takes a count back."""
 
     def test_a_wrong_code_counts_all_the_same(self, user: Any, clock: Any, atomic_requests: bool) -> None:
         """A receiver of the host's that fails at each refused code would make guesses free."""

@@ -69,7 +69,7 @@ def evaluated() -> int:
 
 
 class TestSecrets:
-    """Row 17: at least 160 bits, from the operating system."""
+    """security.md, row 17: at least 160 bits, from the operating system."""
 
     def test_a_secret_has_160_bits_and_is_never_the_same(self) -> None:
         made = {totp.new_secret() for _ in range(100)}
@@ -111,7 +111,7 @@ class TestSecrets:
 
 
 class TestTheWindow:
-    """Row 12: the current step and one to either side; the window does not move (TOTP 5.2, 6)."""
+    """security.md, row 12: the current step and one to either side; the window does not move (TOTP 5.2, 6)."""
 
     @pytest.mark.parametrize("steps", [-1, 0, 1])
     def test_a_code_of_this_step_or_a_neighbour_is_accepted(
@@ -163,7 +163,7 @@ class TestTheWindow:
 
 
 class TestEachStepOnce:
-    """Row 10 (ASVS 6.5.1), without the race: see test_races_of_codes."""
+    """security.md, row 10 (ASVS 6.5.1), without the race: see test_races_of_codes."""
 
     def test_a_code_is_refused_the_second_time(self, factor: TOTPFactor, user: Any, secret: str) -> None:
         verification.verify(user, code(secret), who=WHO)
@@ -199,7 +199,7 @@ class TestEachStepOnce:
 
 
 class TestTheShape:
-    """Row 11: what is neither six ASCII digits nor a recovery code is refused and costs no attempt."""
+    """security.md, row 11: what is neither six ASCII digits nor a recovery code is refused and costs no attempt."""
 
     @pytest.mark.parametrize(
         "otp",
@@ -239,7 +239,7 @@ class TestTheShape:
 
 
 class TestTheLimit:
-    """Rows 13, 14: 10 in 15 minutes, 35 in 24 hours, in the database; wrong codes only; capped."""
+    """security.md, rows 13, 14: 10 in 15 minutes, 35 in 24 hours, in the database; wrong codes only; capped."""
 
     def fail(self, user: Any, secret: str) -> str:
         """Try a wrong code; return the code of the refusal."""
@@ -285,7 +285,7 @@ class TestTheLimit:
         assert looked_at == 35
 
     def test_guessing_for_90_days_succeeds_with_less_than_one_in_a_hundred(self) -> None:
-        """The arithmetic of row 13: 35 guesses a day against three valid codes of a million."""
+        """The arithmetic of security.md, row 13: 35 guesses a day against three valid codes of a million."""
         assert 1 - (1 - 3e-6) ** (35 * 90) < 0.01
 
     def test_a_success_counts_for_nothing_and_clears_no_failure(
@@ -313,7 +313,7 @@ class TestTheLimit:
         verification.verify(other, code(secret), who=WHO)
 
     def test_failures_are_events_and_a_limit_is_one(self, factor: TOTPFactor, user: Any, secret: str) -> None:
-        """Row 121."""
+        """security.md, row 121."""
         for _ in range(15):
             self.fail(user, secret)
 
@@ -324,7 +324,7 @@ class TestTheLimit:
 
 
 class TestWhatIsAFactor:
-    """Row 16: only one that is confirmed, and only the user's own."""
+    """security.md, row 16: only one that is confirmed, and only the user's own."""
 
     def test_none_is_none(self, user: Any) -> None:
         assert not verification.is_enrolled(user)
@@ -384,7 +384,7 @@ class TestPolicy:
 
 
 class TestRecoveryCodes:
-    """Row 19: 80 random bits each, kept as digests, each works once."""
+    """security.md, row 19: 80 random bits each, kept as digests, each works once."""
 
     @pytest.fixture
     def codes(self, factor: TOTPFactor, user: Any) -> list[str]:
@@ -460,7 +460,7 @@ class TestRecoveryCodes:
 
 
 class TestTheSealedSecret:
-    """Row 122: bound to its row; a lost key is a clear error, never an empty secret."""
+    """security.md, row 122: bound to its row; a lost key is a clear error, never an empty secret."""
 
     def test_the_row_holds_no_clear_secret(self, factor: TOTPFactor, secret: str) -> None:
         with connection.cursor() as cursor:

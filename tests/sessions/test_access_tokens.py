@@ -108,7 +108,7 @@ SOON = 4_000_000_000
 
 # Each is made with our own key wherever it can be: so it is the named check that refuses it, not the signature.
 FORGERIES: dict[str, Forgery] = {
-    # Row 22
+    # security.md, row 22
     "alg none": lambda g: f"{b64({**g.header, 'alg': 'none'})}.{g.parts[1]}.",
     "alg None": lambda g: f"{b64({**g.header, 'alg': 'None'})}.{g.parts[1]}.",
     "alg nOnE": lambda g: f"{b64({**g.header, 'alg': 'nOnE'})}.{g.parts[1]}.",
@@ -146,7 +146,7 @@ FORGERIES: dict[str, Forgery] = {
     "the empty key": lambda g: g.hs256(g.header, g.claims, key=b""),
     "SECRET_KEY itself": lambda g: g.hs256(g.header, g.claims, key=django_settings.SECRET_KEY.encode()),
     "a public RSA key as a secret": lambda g: g.hs256(g.header, g.claims, key=public_pem(RSA).encode()),
-    # Row 23
+    # security.md, row 23
     "kid missing": lambda g: g.with_header(kid=...),
     "kid unknown": lambda g: g.with_header(kid="deadbeef"),
     "kid of a file": lambda g: g.hs256({**g.header, "kid": "../../../../dev/null"}, g.claims, key=b""),
@@ -161,12 +161,12 @@ FORGERIES: dict[str, Forgery] = {
     "jwk beside a right signature": lambda g: g.with_header(jwk={"kty": "oct", "k": b64(b"x" * 32)}),
     "x5c beside a right signature": lambda g: g.with_header(x5c=["AAAA"]),
     "x5t beside a right signature": lambda g: g.with_header(x5t="AAAA"),
-    # Row 25: typ
+    # security.md, row 25: typ
     "typ JWT": lambda g: g.with_header(typ="JWT"),
     "typ missing": lambda g: g.with_header(typ=...),
     "typ of a reset token": lambda g: g.with_header(typ="password-reset+jwt"),
     "cty": lambda g: g.with_header(cty="JWT"),
-    # Row 24: claims
+    # security.md, row 24: claims
     **{
         f"{name} missing": (lambda g, name=name: g.with_claims(**{name: ...}))
         for name in ("sub", "sid", "iss", "aud", "iat", "exp", "jti", "token_type", "amr", "auth_time")
@@ -230,7 +230,7 @@ FORGERIES: dict[str, Forgery] = {
     "not ASCII": lambda g: "é.é.é",
     "the token twice": lambda g: f"{g.token},{g.token}",
     "a blank inside": lambda g: f"{g.token} x",
-    # Row 25: other kinds
+    # security.md, row 25: other kinds
     "a reset token of ours": lambda g: signed_tokens.sign(
         reset_tokens.PASSWORD_RESET, {"sub": g.claims["sub"]}, now=timezone.now(), lifetime=timedelta(hours=1)
     ),
@@ -266,7 +266,7 @@ TOLD_BY_A_LOOK_UP = ("sub another", "sid another", "sub with a blank")
 
 
 class TestForgeries:
-    """Rows 22 to 25."""
+    """security.md, rows 22 to 25."""
 
     def test_there_are_enough_of_them(self) -> None:
         assert len(FORGERIES) > 100
@@ -293,7 +293,7 @@ class TestForgeries:
         assert response.status_code == 401, response.content
 
     def test_the_public_key_is_no_secret(self, signed_in: Api, configure: Any) -> None:
-        """Row 22: HS256 signed with the RSA public key, as PEM, DER and JWK."""
+        """security.md, row 22: HS256 signed with the RSA public key, as PEM, DER and JWK."""
         configure(SIGNING_ALGORITHM="RS256", SIGNING_KEYS=[RSA])
         signed_in.refreshed()
         good = Good(signed_in.access_token or "")
@@ -309,7 +309,7 @@ class TestForgeries:
                 assert ask(forged).status_code == 401
 
     def test_no_header_causes_a_fetch(self, signed_in: Api) -> None:
-        """Row 23."""
+        """security.md, row 23."""
         calls: list[Any] = []
 
         class Listener(socketserver.BaseRequestHandler):
@@ -340,7 +340,7 @@ class TestForgeries:
 
 
 class TestTime:
-    """Rows 24, 28."""
+    """security.md, rows 24, 28."""
 
     def test_it_lives_900_seconds_and_not_one_more(self, user: Any, clock: Any) -> None:
         api = Api()
@@ -391,7 +391,7 @@ class TestTime:
 
 
 class TestTheSession:
-    """Rows 26, 27, 32."""
+    """security.md, rows 26, 27, 32."""
 
     def test_a_user_who_is_no_longer_active_is_refused_at_the_next_request(
         self, signed_in: Api, user: Any
@@ -430,7 +430,7 @@ class TestTheSession:
 
 
 class TestWhereItTravels:
-    """Row 29 and section 2 of the contract."""
+    """security.md, row 29 and section 2 of the contract."""
 
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
     def test_the_scheme_is_taken_in_any_case(self, signed_in: Api, scheme: str) -> None:
@@ -490,7 +490,7 @@ class TestWhereItTravels:
 
 
 class TestKeys:
-    """Row 31."""
+    """security.md, row 31."""
 
     @pytest.fixture(params=ALGORITHMS)
     def algorithm(self, request: pytest.FixtureRequest, configure: Any) -> str:
@@ -622,7 +622,7 @@ class TestTheKeySet:
 
 
 class TestKindsAreNotInterchangeable:
-    """Row 25: each kind of token at each place that takes another."""
+    """security.md, row 25: each kind of token at each place that takes another."""
 
     @pytest.fixture
     def tokens(self, signed_in: Api, user: Any) -> dict[str, str]:
@@ -723,7 +723,7 @@ class TestTheModule:
 
 
 class TestAnErrorReport:
-    """Row 120: what Django mails of a failing request to a host's own view shows no token."""
+    """security.md, row 120: what Django mails of a failing request to a host's own view shows no token."""
 
     @pytest.mark.parametrize("path", ["/api/whoami", "/api/stateless"])
     @pytest.mark.parametrize("where", ["header", "cookie"])

@@ -1,4 +1,4 @@
-"""Rows 37, 46: a real server, killed in the middle of refreshes.
+"""security.md, rows 37, 46: a real server, killed in the middle of refreshes.
 
 TEST_ROUNDS scales it: 20 kills by default.
 """
@@ -165,7 +165,7 @@ def test_every_client_goes_on_with_the_token_that_it_has() -> None:
 
 
 def test_a_revocation_outlives_a_kill_right_after_its_answer() -> None:
-    """Row 37."""
+    """security.md, row 37."""
     user = make_user()
     with server() as running:
         for _kill in range(max(1, KILLS // 5)):
@@ -183,7 +183,7 @@ def test_a_revocation_outlives_a_kill_right_after_its_answer() -> None:
 
 
 def test_guesses_of_a_one_time_password_outlive_restarts() -> None:
-    """Row 13. The server has no other limit: see crash_settings."""
+    """security.md, row 13. The server has no other limit: see crash_settings."""
     user = make_user()
     factor = TOTPFactor(user=user)
     factor.secret = pyotp.random_base32()

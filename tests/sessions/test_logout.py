@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 
 class TestLogout:
-    """Rows 27, 52, 55."""
+    """security.md, rows 27, 52, 55."""
 
     def test_it_ends_the_session_and_its_access_tokens_at_once(self, signed_in: Api) -> None:
         assert signed_in.get("/api/whoami").status_code == 200
@@ -79,7 +79,7 @@ class TestLogout:
 
 
 class TestItAlwaysAnswers204:
-    """Row 53: no oracle."""
+    """security.md, row 53: no oracle."""
 
     @pytest.mark.parametrize(
         "body",
@@ -134,7 +134,7 @@ class TestItAlwaysAnswers204:
 
 
 class TestLogoutByCookie:
-    """Rows 52, 54."""
+    """security.md, rows 52, 54."""
 
     def signed_in(self, user: Any, mode: str) -> Api:
         api = Api()

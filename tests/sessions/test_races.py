@@ -74,7 +74,7 @@ def refresh(token: str) -> Any:
 
 
 class TestOneTokenUsedByMany:
-    """Rows 34, 35: one rotation, one distinct successor, every token of a 200 works, no 5xx."""
+    """security.md, rows 34, 35: one rotation, one distinct successor, every token of a 200 works, no 5xx."""
 
     def test_refresh(self, isolation: str) -> None:
         user = make_user()
@@ -141,7 +141,7 @@ class TestOneTokenUsedByMany:
 
 
 class TestLogoutAgainstRefreshes:
-    """Row 47: after the answer to a log-out no token of the session works."""
+    """security.md, row 47: after the answer to a log-out no token of the session works."""
 
     @pytest.mark.parametrize("ending", ["logout", "session list"])
     def test_nothing_is_usable_afterwards(self, isolation: str, ending: str) -> None:
@@ -172,7 +172,7 @@ class TestLogoutAgainstRefreshes:
 
 
 class TestALoginAgainstAChangeOfTheUser:
-    """Row 27 and the architecture: whoever comes second sees the first, so that no session is left."""
+    """security.md, row 27 and the architecture: whoever comes second sees the first, so that no session is left."""
 
     LOGINS = 6
 
@@ -279,7 +279,9 @@ def retrying(change: Any) -> None:
 
 
 class TestAnUpgradedHash:
-    """Row 9: log-ins that upgrade the hash at the same time all succeed, and undo no password of the owner's."""
+    """security.md, row 9: log-ins that upgrade the hash at the same time all succeed, and undo no password of the
+    owner's.
+    """
 
     def test_logins_beside_each_other(self) -> None:
         for _round in range(max(1, ROUNDS // 4)):
@@ -297,7 +299,7 @@ class TestAnUpgradedHash:
 
 
 class TestParallelGuesses:
-    """Row 113: a count is taken before the check, in one step."""
+    """security.md, row 113: a count is taken before the check, in one step."""
 
     def test_of_200_at_once_no_more_than_the_limit_are_looked_at(self, configure: Any) -> None:
         configure(LIMITS={"login": {"account_and_address": "5/h", "address": "1000/h", "account": "1000/h"}})

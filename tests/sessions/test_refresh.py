@@ -43,7 +43,7 @@ def is_refused(response: Any) -> bool:
 
 
 class TestRotation:
-    """Rows 33, 34."""
+    """security.md, rows 33, 34."""
 
     def test_it_answers_exactly_the_three_keys_of_the_document(self, api: Api) -> None:
         response = api.refresh()
@@ -94,7 +94,7 @@ class TestRotation:
         ]
 
     def test_nothing_in_the_database_is_a_token_or_yields_one(self, api: Api) -> None:
-        """Row 33."""
+        """security.md, row 33."""
         issued = [api.refresh_token or "", *(api.refreshed() for _ in range(3))]
 
         with connection.cursor() as cursor:
@@ -125,7 +125,7 @@ class TestRotation:
 
 
 class TestTheGracePeriod:
-    """Rows 38 to 40: an answer that was lost is given again."""
+    """security.md, rows 38 to 40: an answer that was lost is given again."""
 
     def test_the_spent_token_gives_the_same_successor(self, api: Api, clock: Any) -> None:
         spent = api.refresh_token
@@ -174,7 +174,7 @@ class TestTheGracePeriod:
         assert not RefreshSession.objects.exists()
 
     def test_replays_extend_nothing(self, api: Api, clock: Any) -> None:
-        """Row 40."""
+        """security.md, row 40."""
         spent = api.refresh_token
         api.refreshed()
         clock.shift(9)
@@ -196,7 +196,7 @@ class TestTheGracePeriod:
         assert api.refresh().status_code == 200
 
     def test_an_older_token_within_it_ends_nothing_and_later_everything(self, api: Api, clock: Any) -> None:
-        """Row 36: t0 → t1 → t2."""
+        """security.md, row 36: t0 → t1 → t2."""
         oldest = api.refresh_token
         api.refreshed()
         api.refreshed()
@@ -231,7 +231,7 @@ class TestTheGracePeriod:
     def test_it_never_applies_to_a_session_that_is_over(
         self, api: Api, user: Any, clock: Any, cause: str
     ) -> None:
-        """Row 38: six causes, a replay within a second."""
+        """security.md, row 38: six causes, a replay within a second."""
         oldest = api.refresh_token
         api.refreshed()
         clock.shift(60)
@@ -259,7 +259,7 @@ class TestTheGracePeriod:
 
 
 class TestReuse:
-    """Rows 36, 37."""
+    """security.md, rows 36, 37."""
 
     def test_it_ends_the_session_with_its_newest_token_and_access_tokens(self, api: Api, clock: Any) -> None:
         stolen = api.refresh_token
@@ -317,7 +317,7 @@ class TestReuse:
 
     @pytest.mark.django_db(transaction=True)
     def test_the_revocation_outlives_the_answer(self, api: Api, clock: Any) -> None:
-        """Row 37: no transaction of the host's (ATOMIC_REQUESTS) can take it back."""
+        """security.md, row 37: no transaction of the host's (ATOMIC_REQUESTS) can take it back."""
         stolen = api.refresh_token
         api.refreshed()
         clock.shift(11)
@@ -334,7 +334,7 @@ class TestReuse:
 
 
 class TestTheClock:
-    """Row 49: neither a used token comes to life, nor a session ends for a clock that moved."""
+    """security.md, row 49: neither a used token comes to life, nor a session ends for a clock that moved."""
 
     @pytest.mark.parametrize("back", [0.5, 5, 10])
     def test_a_little_back_counts_as_within_the_grace_period(self, api: Api, clock: Any, back: float) -> None:
@@ -357,7 +357,7 @@ class TestTheClock:
 
 
 class TestLifetimes:
-    """Row 41: enforced at use, not by clean-up."""
+    """security.md, row 41: enforced at use, not by clean-up."""
 
     def test_the_idle_life_is_seven_days_since_the_last_refresh(self, api: Api, clock: Any) -> None:
         clock.shift(7 * 86400 - 1)
@@ -399,7 +399,7 @@ class TestLifetimes:
     def test_a_shorter_absolute_life_in_the_settings_ends_what_is_older(
         self, api: Api, clock: Any, configure: Any
     ) -> None:
-        """Row 35: a 200 would bring tokens that are over already."""
+        """security.md, row 35: a 200 would bring tokens that are over already."""
         clock.shift(5 * 86400)
         configure(SESSION_MAX_AGE=timedelta(days=1))
 
@@ -416,7 +416,7 @@ class TestLifetimes:
 
 
 class TestTheUser:
-    """Rows 26, 42."""
+    """security.md, rows 26, 42."""
 
     def test_one_who_is_no_longer_active_is_told_and_every_session_ends(self, api: Api, user: Any) -> None:
         other = Api()
@@ -446,7 +446,7 @@ class TestTheUser:
 
 
 class TestWhatIsNoTokenOfOurs:
-    """Row 43: one answer, and no session is touched whose key the caller has not seen."""
+    """security.md, row 43: one answer, and no session is touched whose key the caller has not seen."""
 
     @pytest.mark.parametrize(
         "token",
@@ -511,7 +511,7 @@ class TestWhatIsNoTokenOfOurs:
 
 
 class TestAFailureOfOurs:
-    """Row 45: nothing is consumed."""
+    """security.md, row 45: nothing is consumed."""
 
     def test_a_key_that_cannot_sign_consumes_nothing(self, api: Api, configure: Any) -> None:
         before = row()
@@ -567,7 +567,7 @@ class Replica:
 
 
 class TestAReplica:
-    """Row 48: the state of a token is read where it is written."""
+    """security.md, row 48: the state of a token is read where it is written."""
 
     def test_no_question_about_a_session_goes_there(self, api: Api, clock: Any, settings: Any) -> None:
         settings.DATABASE_ROUTERS = [f"{__name__}.Replica"]
@@ -656,7 +656,7 @@ class TestTheCookie:
         assert browser.post("/auth/refresh").status_code == 200
 
     def test_json_mode_with_only_a_cookie_is_400(self, browser: Api) -> None:
-        """Row 44: a cookie's token never becomes readable."""
+        """security.md, row 44: a cookie's token never becomes readable."""
         before = row()
 
         response = browser.post("/auth/refresh", {"mode": "json"})

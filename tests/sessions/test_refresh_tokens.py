@@ -17,7 +17,7 @@ KEY = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
 
 
 class TestRefreshToken:
-    """Row 33."""
+    """security.md, row 33."""
 
     def test_it_is_64_characters_of_key_and_secret(self) -> None:
         token = tokens.new_refresh_token(KEY)

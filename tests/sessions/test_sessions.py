@@ -19,7 +19,7 @@ RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 class TestTheList:
-    """Row 51."""
+    """security.md, row 51."""
 
     def test_it_has_the_fields_of_the_contract(self, user: Any) -> None:
         api = Api()
@@ -81,7 +81,7 @@ class TestTheList:
 
 
 class TestEndingOne:
-    """Rows 27, 51."""
+    """security.md, rows 27, 51."""
 
     def test_it_ends_at_once_with_its_tokens(self, signed_in: Api, user: Any) -> None:
         other = Api()
@@ -121,7 +121,7 @@ class TestEndingOne:
 
 
 class TestEndingTheOthers:
-    """Row 55."""
+    """security.md, row 55."""
 
     def test_all_but_this_one_end(self, signed_in: Api, user: Any) -> None:
         others = [Api(), Api()]
@@ -190,7 +190,7 @@ class TestWhatAHostMayCall:
             sessions.open(stale)
 
     def test_open_refuses_a_user_with_a_factor_that_was_not_given(self, user: Any) -> None:
-        """Row 3: whoever opens a session says that the factor was shown, or there is none."""
+        """security.md, row 3: whoever opens a session says that the factor was shown, or there is none."""
         factor = TOTPFactor(user=user, name="app", confirmed=True)
         factor.secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
         factor.save()

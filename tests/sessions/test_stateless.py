@@ -45,7 +45,7 @@ class TestWithoutALookUp:
             assert found.email == user.email
 
     def test_a_revoked_session_lives_until_its_token_expires(self, user: Any, clock: Any) -> None:
-        """Row 27, with the check off: at most 15 minutes."""
+        """security.md, row 27, with the check off: at most 15 minutes."""
         api = Api()
         api.login(user.email)
         sessions.revoke_all(user)
@@ -88,7 +88,7 @@ class TestWithoutALookUp:
 
 class TestTheCookie:
     def test_it_counts_and_is_guarded_on_unsafe_methods(self, user: Any) -> None:
-        """Row 57."""
+        """security.md, row 57."""
         api = Api()
         api.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "session"})
         evil = {"Origin": "https://evil.example"}
