@@ -6,18 +6,19 @@ UV := $(BIN)/uv
 now := $(shell date +%s)
 took = @echo "make $@: $$(( $$(date +%s) - $(now) )) s"
 
-.PHONY: help demo test test-all check release-check format messages gettext endpoints requirements clean
+.PHONY: help demo test test-all check english release-check format messages gettext endpoints requirements clean
 
 help:
 	@echo "make demo          the example site on http://localhost:8000, with users, notes and an identity provider"
-	@echo "make test          the fast tests: on SQLite, and on PostgreSQL and MariaDB where they answer"
-	@echo "make test-all      all tests: also the slow ones, and those with Chromium and node where they are installed"
+	@echo "make test          the fast tests: on SQLite, and on PostgreSQL and MariaDB if they answer"
+	@echo "make test-all      all tests: also the slow ones, and those with Chromium and node if they are installed"
 	@echo "make check         ruff, mypy, migrations, the example's production settings"
+	@echo "make english       list phrases that docs/english.md advises against"
 	@echo "make release-check whether the translations are complete, current and compiled, with GNU gettext"
 	@echo "make format        ruff format"
 	@echo "make messages      collect the texts into platform_auth/locale and compile them, with GNU gettext"
 	@echo "make endpoints     add endpoints that the README does not name to its table"
-	@echo "make requirements  compile requirements/*.txt anew"
+	@echo "make requirements  compile requirements/*.txt again"
 	@echo "make clean         delete .venv, caches and the demo's database"
 
 demo: .venv/demo.stamp
@@ -47,6 +48,9 @@ check: .venv/test.stamp
 format: .venv/test.stamp
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+english: .venv/test.stamp
+	$(BIN)/python -m tests.english
 
 release-check: .venv/test.stamp gettext
 	$(BIN)/python -m pytest --quiet tests/release_check.py

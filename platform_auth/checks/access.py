@@ -96,8 +96,8 @@ def admin_without_factor() -> Messages:
     is_policy = conf.TFA_REQUIRED_FOR_STAFF or conf.TFA_REQUIRED_GROUPS
     if is_policy and not isinstance(admin.site, OTPAdminSite):
         yield Warning(
-            "A policy asks for a second factor, and Django admin lets in by the password alone.",
-            hint="Put the admin behind the factor by django_otp.admin.OTPAdminSite: see the README, Second factor.",
+            "A second factor is required, but Django admin asks for the password only.",
+            hint="Use django_otp.admin.OTPAdminSite: docs/accounts.md shows how.",
             id="platform_auth.W026",
         )
 

@@ -1,0 +1,136 @@
+"""List the phrases of docs/english.md that are still in our prose: `make english`.
+
+Prose is what a person reads: comments, docstrings and other strings of Python files, test names, templates, the English
+of the translation catalogs, Markdown files, and the comments of the files that configure the tools. Names in code are
+not meant: what stands in backticks or in a fenced block of Markdown is left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import polib
+
+ROOT = Path(__file__).parent.parent
+
+PHRASES: dict[str, str] = {
+    r"blanks": "spaces, space-separated",
+    r"anew": "again",
+    r"once more": "again",
+    r"(?<!there )(?:is|are|was|were) no (?!longer|more than|less than|such|other)\w+": "is not a, must not be",
+    r"there are no two": "must be different",
+    r"came twice": "was sent twice",
+    r"stands? for": "means",
+    r"reckon\w*": "allow for, expect",
+    r"at hand": "available",
+    r"by itself": "automatically, alone",
+    r"t(?:akes?|ook|aking) the place of": "replace",
+    r"beside": "in addition to, next to",
+    r"whoever": "anyone who",
+    r"whatever": "regardless of, any",
+    r"e-mails?": "email",
+    r"mails?": "email",
+    r"unwanted mail": "spam folder",
+    r"log-ins?|log-outs?": "login (noun), log in (verb)",
+    r"(?:is|are) over": "has ended, has expired",
+    r"(?:is|are) not known here": "is unknown, is invalid",
+    r"ways? in(?:to the account)?": "sign-in method",
+    r"its word for": "trusts its",
+    r"withdr(?:aw|ew|awn|aws|awing)": "revoke",
+    r"br(?:eaks?|oke|oken|eaking) off": "is interrupted, fails",
+}
+"""What we don't write, as regular expressions of whole words, and what we write instead."""
+
+ALLOWED: dict[tuple[str, str], str] = {
+    ("docs/english.md", r".*"): "the page that lists the phrases",
+    ("tests/english.py", r".*"): "the phrases themselves",
+    ("tests/test_english.py", r".*"): "planted phrases",
+}
+"""Findings that are right: (file, phrase) as regular expressions, with the reason."""
+
+_PATTERN = re.compile(
+    rf"(?<![\w-])(?:{'|'.join(f'(?P<p{number}>{phrase})' for number, phrase in enumerate(PHRASES))})(?![\w-])",
+    re.IGNORECASE,
+)
+_CODE = re.compile(r"```.*?```|``[^`]+``|`[^`\n]+`|https?://\S+|\S+@\S+|[\w./-]+/[\w./-]*", re.DOTALL)
+
+
+class Finding(NamedTuple):
+    path: str
+    line: int
+    phrase: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f'{self.path}:{self.line}: "{self.phrase}" (instead: {self.instead})'
+
+
+def findings(root: Path = ROOT) -> Iterator[Finding]:
+    """Yield what is left in the tracked files of a repository, unless it is allowed."""
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=root, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    for name in names:
+        for finding in _findings_in(name, (root / name)):
+            if not any(
+                re.fullmatch(path, name) and re.fullmatch(phrase, finding.phrase, re.IGNORECASE)
+                for path, phrase in ALLOWED
+            ):
+                yield finding
+
+
+def _findings_in(name: str, path: Path) -> Iterator[Finding]:
+    for line, text in _prose(name, path):
+        # Code keeps its length in lines, so that the line of a finding stays right.
+        words = _CODE.sub(lambda code: "\n" * code[0].count("\n") + "_", text)
+        for match in _PATTERN.finditer(words):
+            instead = list(PHRASES.values())[int(str(match.lastgroup)[1:])]
+            yield Finding(name, line + words.count("\n", 0, match.start()), match[0], instead)
+
+
+def _prose(name: str, path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the texts that a person reads, each with the number of its first line."""
+    if path.suffix == ".py":
+        yield from _prose_of_python(path.read_text())
+    elif path.suffix == ".po":
+        for entry in polib.pofile(str(path)):
+            yield entry.linenum, entry.msgid + "\n" + entry.msgid_plural
+    elif path.suffix in (".html", ".txt", ".md") and not name.startswith("requirements/"):
+        yield 1, path.read_text()
+    elif path.suffix in (".toml", ".ini", ".yaml", ".sh", ".js", ".mjs") or path.name in ("Makefile", "run"):
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            if (comment := re.search(r"(?:#|//|echo|summary)\s(.*)", line)) is not None:
+                yield number, comment[1]
+
+
+def _prose_of_python(source: str) -> Iterator[tuple[int, str]]:
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        is_text = tokenize.tok_name[token.type] in ("COMMENT", "STRING", "FSTRING_MIDDLE")
+        # A string without a space is a name, a key or a path.
+        if is_text and " " in token.string:
+            yield token.start[0], token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            yield node.lineno, node.name.replace("_", " ")
+        elif isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
+            yield node.lineno, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", node.name)
+
+
+def main() -> int:
+    found = list(findings())
+    for finding in found:
+        print(finding)
+    print(f"{len(found)} left")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
