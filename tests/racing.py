@@ -1,10 +1,11 @@
-"""Many threads at one moment, each with its own connections."""
+"""Many threads at the same time, each with its own connections."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,24 +15,34 @@ T = TypeVar("T")
 
 
 def disconnecting(act: Callable[[], T]) -> T:
-    """Run this in a thread, and close the connections that the thread opened."""
+    """Run a function in a thread and close the connections that the thread opened."""
     try:
         return act()
     finally:
         connections.close_all()
 
 
+def connect() -> None:
+    """Open this thread's connections, waiting while PostgreSQL is still closing those of an earlier race."""
+    for alias in connections:
+        for _attempt in range(600):
+            with suppress(OperationalError):
+                connections[alias].ensure_connection()
+                break
+            time.sleep(0.05)
+        connections[alias].ensure_connection()
+
+
 def together(*acts: Callable[[], T]) -> list[T]:
-    """Run these at the same moment, a thread each; return their values in order. An exception is raised here."""
+    """Run functions at the same time, one thread each; return their values in order. Raises their first exception."""
     barrier = threading.Barrier(len(acts))
     values: list[Any] = [None] * len(acts)
     raised: list[BaseException] = []
 
     def run(index: int, act: Callable[[], T]) -> None:
         try:
-            # Connected before the barrier, so that the race is not one of connecting.
-            for alias in connections:
-                connections[alias].ensure_connection()
+            # Before the barrier, because connecting isn't what is raced.
+            connect()
             barrier.wait(60)
             values[index] = act()
         except BaseException as error:
@@ -55,9 +66,9 @@ def statuses(responses: Sequence[Any]) -> list[int]:
 
 @contextmanager
 def meanwhile(act: Callable[[], Any], *, after: str, of: type[models.Model]) -> Iterator[None]:
-    """Let something happen once, right after the first statement of a kind ("UPDATE") on a model's table.
+    """Call a function once, right after the first statement of a kind ("UPDATE") on a model's table.
 
-    The same race as with a second caller, every time.
+    This reproduces the race with a second caller every time.
     """
     waiting = [act]
 
@@ -74,7 +85,7 @@ def meanwhile(act: Callable[[], Any], *, after: str, of: type[models.Model]) -> 
 
 @contextmanager
 def failing(*, at: str, of: type[models.Model], times: int = 1) -> Iterator[None]:
-    """Let the database fail some times, in place of a kind of statement ("INSERT") on a model's table."""
+    """Make the database fail, instead of running a kind of statement ("INSERT") on a model's table."""
     failures = [OperationalError("server closed the connection unexpectedly") for _ in range(times)]
 
     def execute_or_fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -89,7 +100,7 @@ def failing(*, at: str, of: type[models.Model], times: int = 1) -> Iterator[None
 
 @contextmanager
 def refused(*, at: str, of: type[models.Model]) -> Iterator[None]:
-    """Make the database itself refuse a kind of statement on a model's table, which aborts PostgreSQL's transaction."""
+    """Make the database itself refuse a kind of statement on a model's table, which aborts a PostgreSQL transaction."""
     refusals = []
 
     def execute_or_refuse(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
