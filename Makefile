@@ -14,11 +14,11 @@ help:
 	@echo "make test-all      all tests: also the slow ones, and those with Chromium and node if they are installed"
 	@echo "make check         ruff, mypy, migrations, the example's production settings"
 	@echo "make english       list phrases that docs/english.md advises against"
-	@echo "make release-check whether the translations are complete, current and compiled, with GNU gettext"
+	@echo "make release-check check that translations are complete, current and compiled, with GNU gettext"
 	@echo "make format        ruff format"
-	@echo "make messages      collect the texts into platform_auth/locale and compile them, with GNU gettext"
-	@echo "make endpoints     add endpoints that the README does not name to its table"
-	@echo "make requirements  compile requirements/*.txt again"
+	@echo "make messages      collect texts into platform_auth/locale and compile them, with GNU gettext"
+	@echo "make endpoints     add missing endpoints to the table in the README"
+	@echo "make requirements  update requirements/*.txt"
 	@echo "make clean         delete .venv, caches and the demo's database"
 
 demo: .venv/demo.stamp
@@ -64,7 +64,7 @@ messages: .venv/test.stamp gettext
 
 gettext:
 	@for tool in msgfmt xgettext; do command -v $$tool >/dev/null || { \
-	  echo "$$tool of GNU gettext is needed: apt-get install gettext, dnf install gettext, brew install gettext"; exit 1; }; \
+	  echo "$$tool of GNU gettext is needed: apt-get install gettext, dnf install gettext or brew install gettext"; exit 1; }; \
 	done
 
 endpoints: .venv/test.stamp
@@ -79,7 +79,7 @@ requirements: $(UV)
 clean:
 	rm -rf .venv .tox .cache .mypy_cache .ruff_cache .pytest_cache dist example_project/db.sqlite3* example_project/outbox
 
-# Every package comes as a wheel: no compiler is needed.
+# Every package is a wheel, so no compiler is needed.
 .venv/%.stamp: requirements/%.txt pyproject.toml | $(UV)
 	@echo "Installing requirements/$*.txt"
 	@$(UV) pip install --quiet --python $(BIN)/python --only-binary :all: -r requirements/$*.txt
@@ -87,6 +87,6 @@ clean:
 
 $(UV):
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
-	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	  { echo "Python 3.11 or newer is needed. Choose one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

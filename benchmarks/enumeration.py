@@ -1,13 +1,13 @@
-"""Can the time of an answer tell which accounts exist? Measured at POST /auth/password/request and /auth/login.
+"""Does the time of an answer reveal which accounts exist? Measured with POST /auth/password/request and /auth/login.
 
     python -m benchmarks.enumeration [--samples 2000] [--only request|login] [--mail up,down,slow]
                                      [--reset-url absent,allowed,refused]
 
-A server in a process of its own (gunicorn, threads) is asked over one connection, the classes of accounts interleaved
-in random order: known, unknown, inactive, provider-only, and `control`, a second set of unknown addresses, which shows
-what no difference at all looks like on this machine. Each class is compared with `unknown`: the difference of the
-medians must stay below max(2 ms, 3 %), the AUC (the chance that an attacker who sees one answer of each guesses right)
-between 0.45 and 0.55. Exits 1 otherwise. It wants a machine that does nothing else.
+A separate server process (gunicorn with threads) is asked over one connection, with the classes of accounts in random
+order: known, unknown, inactive, provider-only, and `control`, a second set of unknown addresses, which shows what no
+difference looks like on this machine. Each class is compared with `unknown`: the difference of the medians must be
+below max(2 ms, 3 %), and the AUC (the probability that an attacker who sees one answer of each guesses right) between
+0.45 and 0.55. Otherwise it exits with 1. Run it on a machine that is idle.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from tests.mail_server import MailServer
 
 CLASSES = ("known", "unknown", "inactive", "provider_only", "control")
 ACCOUNTS = 50
-"""Addresses of each class, all of one length."""
+"""How many addresses each class has, all of the same length."""
 PASSWORD = "correct horse battery staple"
 RESET_URLS = {"absent": None, "allowed": "https://app.example/reset", "refused": "https://evil.example/reset"}
-"""What a request may ask for; the allowed one is in the settings of `benchmarks.host`."""
+"""The `reset_url` of a request; the allowed one is in the settings of `benchmarks.host`."""
 
 
 class Run(NamedTuple):
-    """What is measured: an endpoint, the mood of the mail server, the kind of `reset_url`."""
+    """What is measured: an endpoint, the state of the mail server, the kind of `reset_url`."""
 
     path: str
     mood: str = "up"
@@ -56,7 +56,7 @@ class Run(NamedTuple):
 
     @property
     def body(self) -> dict[str, str]:
-        """Return what each request sends beside the address."""
+        """Return what each request sends in addition to the address."""
         if self.path.endswith("login"):
             return {"password": "a wrong password"}
         url = RESET_URLS[self.reset_url]
@@ -74,7 +74,7 @@ def address(kind: str, number: int) -> str:
 
 
 def prepare(environment: dict[str, str]) -> None:
-    """Make the database and the accounts, in a process of its own."""
+    """Create the database and the accounts, in a separate process."""
     code = """
 import django
 django.setup()
@@ -91,7 +91,7 @@ User.objects.bulk_create(
          password=make_password(None) if kind == "provider_only" else hashed)
     for kind in ("known", "inactive", "provider_only") for n in range(ACCOUNTS)
 )
-# Others, so that a look-up goes through an index.
+# More accounts, so that a lookup uses an index.
 User.objects.bulk_create(User(**fields(f"other{n}@example.com"), password="!") for n in range(2000))
 """
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
@@ -99,7 +99,7 @@ User.objects.bulk_create(User(**fields(f"other{n}@example.com"), password="!") f
 
 @contextlib.contextmanager
 def served(environment: dict[str, str]) -> Iterator[http.client.HTTPConnection]:
-    """Run the host; yield a connection to it. It is killed at the end: nobody waits for its mails."""
+    """Run the host and yield a connection to it. In the end it is killed, because nobody waits for its emails."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -131,14 +131,14 @@ def served(environment: dict[str, str]) -> Iterator[http.client.HTTPConnection]:
 
 
 def make_application() -> object:
-    """Return the host's WSGI application: what gunicorn calls."""
+    """Return the host's WSGI application, for gunicorn."""
     from django.core.wsgi import get_wsgi_application
 
     return get_wsgi_application()
 
 
 def ask(connection: http.client.HTTPConnection, path: str, body: dict[str, str], status: int) -> float:
-    """Ask once; return the seconds until the whole answer was there."""
+    """Send one request; return the seconds until the whole answer has arrived."""
     raw = json.dumps(body)
     began = time.perf_counter()
     connection.request("POST", path, raw, {"Content-Type": "application/json"})
@@ -150,7 +150,7 @@ def ask(connection: http.client.HTTPConnection, path: str, body: dict[str, str],
 
 
 def measure(connection: http.client.HTTPConnection, run: Run, samples: int) -> dict[str, list[float]]:
-    """Return the seconds of so many answers for each class, asked in random order."""
+    """Return the times of `samples` answers for each class, in seconds, asked in random order."""
     times: dict[str, list[float]] = {kind: [] for kind in CLASSES}
     for _ in range(50):
         ask(connection, run.path, {"email": "warm.up@example.com", **run.body}, run.status)
@@ -164,7 +164,7 @@ def measure(connection: http.client.HTTPConnection, run: Run, samples: int) -> d
 
 
 def auc(ours: list[float], theirs: list[float]) -> float:
-    """Return the chance that one of `ours` is larger than one of `theirs` (Mann-Whitney), ties by half."""
+    """Return the probability that one of `ours` is larger than one of `theirs` (Mann-Whitney); ties count half."""
     theirs = sorted(theirs)
     below = sum(bisect.bisect_left(theirs, value) + bisect.bisect_right(theirs, value) for value in ours)
     return below / (2 * len(ours) * len(theirs))
@@ -174,7 +174,7 @@ def report(title: str, times: dict[str, list[float]]) -> bool:
     """Print what was measured; return whether it is within the bounds."""
     base = statistics.median(times["unknown"])
     bound = max(0.002, 0.03 * base)
-    print(f"\n{title}: {len(times['unknown'])} samples a class, bound {bound * 1000:.2f} ms", flush=True)
+    print(f"\n{title}: {len(times['unknown'])} samples per class, bound {bound * 1000:.2f} ms", flush=True)
     print(f"  {'class':<14}{'median ms':>10}{'difference ms':>15}{'%':>8}{'AUC':>8}")
     good = True
     for kind in CLASSES:
@@ -191,7 +191,7 @@ def report(title: str, times: dict[str, list[float]]) -> bool:
 
 @contextlib.contextmanager
 def mail_server(mood: str) -> Iterator[int]:
-    """Yield the port of a mail server in a mood; `down`: of none."""
+    """Yield the port of a mail server in this state; `down`: a port where nothing listens."""
     server = MailServer("slow" if mood == "slow" else "takes", pause=1.0)
     if mood == "down":
         server.server.server_close()
@@ -213,7 +213,7 @@ def main() -> int:
     moods, kinds = options.mail.split(","), options.reset_url.split(",")
     runs = []
     if options.only != "login":
-        # A refused one sends no mail: one mood says it all.
+        # A refused `reset_url` sends no email, so one state is enough.
         runs += [
             Run("/auth/password/request", mood, kind)
             for mood in moods

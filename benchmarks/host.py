@@ -1,4 +1,4 @@
-"""The host project that is measured: that of the tests, with a real password hash and limits out of the way.
+"""The host project that is measured: that of the tests, with a real password hasher and very high limits.
 
 BENCHMARK_DATABASE   path of the SQLite file; with TEST_DATABASE=postgres or mariadb, name of the database
 BENCHMARK_MAIL_PORT  where the mail server listens
@@ -32,12 +32,12 @@ PLATFORM_AUTH = {
 
 
 def __getattr__(name: str) -> object:
-    """Make the hasher when Django asks for it: its base cannot be imported while the settings are read."""
+    """Create the hasher when Django asks for it, because its base can't be imported while settings are read."""
     if name != "Hasher":
         raise AttributeError(name)
     from django.contrib.auth.hashers import Argon2PasswordHasher
 
-    # The least that OWASP allows: a difference shows best where the hash hides least.
+    # The minimum that OWASP allows: a difference shows best where the hash hides least.
     return type(
         "Hasher", (Argon2PasswordHasher,), {"memory_cost": 19 * 1024, "time_cost": 2, "parallelism": 1}
     )

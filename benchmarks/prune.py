@@ -1,9 +1,9 @@
-"""Prune a million expired sessions on PostgreSQL beside running refreshes, and look at the admin's list of them.
+"""Prune a million expired sessions on PostgreSQL during refreshes, and look at the admin's list of them.
 
     python -m benchmarks.prune [rows]
 
-Needs PostgreSQL at TEST_DATABASE_HOST (127.0.0.1). Prints the time, the memory, the longest transaction of the prune
-and how long refreshes took before and during it.
+Needs PostgreSQL at TEST_DATABASE_HOST (127.0.0.1). Prints the time, the memory and the longest transaction of the
+prune, and how long refreshes took before and during it.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _refresh(token: str, stop: threading.Event, times: list[tuple[float, float]]
 
 
 def _watch(stop: threading.Event, longest: list[float]) -> None:
-    """Ask every 5 ms how long the oldest transaction of the database runs."""
+    """Check every 5 ms how long the oldest transaction of the database has been running."""
     with connection.cursor() as cursor:
         while not stop.is_set():
             cursor.execute(
@@ -142,7 +142,7 @@ def _size() -> str:
 if __name__ == "__main__":
     from django.conf import settings
 
-    # What is measured is the prune, not the limit of refreshes.
+    # The prune is measured, not the limit of refreshes.
     settings.PLATFORM_AUTH["LIMITS"] = {"refresh": {"session": "1000000/m"}}
     settings.ALLOWED_HOSTS = ["*"]
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)

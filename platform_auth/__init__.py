@@ -1,3 +1,3 @@
-"""Authentication for Django APIs: log-in, refresh, log-out, reset, second factor, providers."""
+"""Authentication for Django APIs: login, refresh, logout, password reset, second factor, providers."""
 
 __version__ = "0.1.0.dev0"

@@ -1,4 +1,4 @@
-"""The app."""
+"""The app configuration."""
 
 from __future__ import annotations
 

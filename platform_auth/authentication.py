@@ -1,6 +1,6 @@
-"""DRF authentication: an access token into `request.user` and `request.auth`.
+"""DRF authentication classes: from an access token to `request.user` and `request.auth`.
 
-No token leaves the request anonymous; a bad one is 401 and never degrades to the public role.
+A request without a token is anonymous. A bad token is 401 and never degrades to the public role.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from .sessions import tokens
 
 
 class AccessTokenAuthentication(BaseAuthentication):
-    """Look the session up, joined with its user: one statement, which sees revocation and deactivation at once.
+    """Authenticate by access token, looking up its session and user in one SQL statement.
 
-    `request.auth` is the RefreshSession. Raises TokenExpired, InvalidToken, InvalidPayload, Forbidden, or TFARequired
-    for a session that must set up a second factor first.
+    Revocation and deactivation therefore take effect immediately. `request.auth` is the RefreshSession. Raises
+    TokenExpired, InvalidToken, InvalidPayload, Forbidden, or TFARequired if the session must set up a second factor
+    first.
     """
 
     admits_before_enrolment = False
@@ -46,16 +47,15 @@ class AccessTokenAuthentication(BaseAuthentication):
 
 
 class EnrolmentAuthentication(AccessTokenAuthentication):
-    """The same for the endpoints that a session may use before its user has set up a second factor."""
+    """The same, but also admits a session whose user still has to set up a second factor."""
 
     admits_before_enrolment = True
 
 
 class StatelessAccessTokenAuthentication(BaseAuthentication):
-    """Believe the token: no statement, and a revoked session lives until its access token expires.
+    """Authenticate by access token alone, without any SQL: a revoked session works until its access token expires.
 
-    `request.user` holds its primary key; any other field is loaded when first used. `request.auth` is
-    `tokens.Claims`.
+    `request.user` has its primary key; other fields are loaded when first used. `request.auth` is `tokens.Claims`.
     """
 
     @sensitive_variables()
@@ -73,19 +73,19 @@ class StatelessAccessTokenAuthentication(BaseAuthentication):
 
 
 def _read(request: Request) -> str | None:
-    """Return the access token of a request, and have the answer say what it depends on.
+    """Return the access token of a request, and add what it depends on to the answer's `Vary`.
 
-    Without `Vary` a shared cache would give what one user's cookie opened to the next, or to nobody.
+    Otherwise a shared cache could serve one user's answer to another, or to anyone.
     """
     headers = getattr((request.parser_context or {}).get("view"), "headers", None)
     if headers is not None:
-        # DRF adds what stands here to the answer's own `Vary`.
+        # DRF adds these headers to the answer.
         headers["Vary"] = ", ".join(filter(None, [headers.get("Vary"), "Authorization", "Cookie"]))
     return cookies.read_access_token(request._request)
 
 
 def _deferred_user(user_id: str) -> Any:
-    """Return a user of which only the primary key is there; a deleted one is refused when more is asked for."""
+    """Return a user that only has its primary key. If the user is gone, loading another field raises InvalidToken."""
     user_model = get_user_model()
     primary_key = user_model._meta.pk
     try:

@@ -1,4 +1,4 @@
-"""Django authentication backends: by e-mail; the public role."""
+"""Django authentication backends: login by email, and the permissions of the public role."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from . import caller, db, events, limits, public_role
 from .models import AuthEvent
 
 LIMITED = "_platform_auth_limited"
-"""Set on a request whose log-in by a form was refused by a limit, unlooked at."""
+"""Set on a request whose login through a form was refused by a limit before the password was checked."""
 
 
 def find_by_email(email: str) -> Any:
-    """Return the one user with this e-mail address, in any case, or None; two hits are none.
+    """Return the user with this email address in any case, or None, also if there are several.
 
-    `Lower()` in the database finds candidates (and uses an index on it); an exact comparison in Python decides,
-    since collations take accents and look-alikes for the same (CVE-2019-19844). A letter outside ASCII never
-    matches one inside it, as the Kelvin sign would by lower-casing.
+    `Lower()` in the database finds candidates, using an index on it. An exact comparison in Python then decides,
+    because collations treat accented and look-alike letters as equal (CVE-2019-19844). A non-ASCII letter never
+    matches an ASCII one, as the Kelvin sign would if lower-cased.
     """
     user_model = get_user_model()
     field = user_model.get_email_field_name()
@@ -37,7 +37,7 @@ def find_by_email(email: str) -> Any:
 
 
 def find_by_username(username: str) -> Any:
-    """Return the user whose USERNAME_FIELD this is, or None; an e-mail address by the rule of `find_by_email`."""
+    """Return the user with this USERNAME_FIELD, or None. Email addresses are compared as in `find_by_email`."""
     user_model = get_user_model()
     if user_model.get_email_field_name() == user_model.USERNAME_FIELD:
         return find_by_email(username)
@@ -49,10 +49,11 @@ def _same_address(typed: str, stored: str) -> bool:
 
 
 class EmailBackend(ModelBackend):
-    """Log in with e-mail and password, doing the same work for every address.
+    """Log in with email and password; the work is the same for every address.
 
-    The API gives both `username` and `email`, and has counted. One that comes alone, as from Django admin's form (a
-    `username`, looked up in USERNAME_FIELD) or HTTP Basic, is counted here: no other door is wider than the API's.
+    The API passes both `username` and `email`, and has counted the attempt. If only one is passed, as by Django
+    admin's form (a `username`, looked up in USERNAME_FIELD) or HTTP Basic, the attempt is counted here, so the API's
+    limits hold everywhere.
     """
 
     @sensitive_variables()
@@ -85,12 +86,12 @@ class EmailBackend(ModelBackend):
         password: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Do the same: ModelBackend's own would find by username, uncounted."""
+        """Do the same: ModelBackend's method would look up by username and count nothing."""
         return await sync_to_async(self.authenticate)(request, username, password, **kwargs)
 
     @sensitive_variables()
     def _check(self, user: Any, password: str) -> Any:
-        """Return the user if the password is theirs and they may log in; the same work for nobody."""
+        """Return the user if the password is right and they may log in. If there is no user, do the same work."""
         if user is None:
             make_password(password)
             return None
@@ -100,7 +101,7 @@ class EmailBackend(ModelBackend):
 
     @sensitive_variables()
     def _check_password(self, user: Any, password: str) -> bool:
-        """Check a password; upgrade an old hash only where it is still the one that was checked."""
+        """Check a password, and upgrade an old hash unless the password was changed meanwhile."""
         upgraded: list[str] = []
         if not check_password(
             password, user.password, setter=lambda raw: upgraded.append(make_password(raw))
@@ -118,9 +119,9 @@ class EmailBackend(ModelBackend):
 
 
 def _take_login(request: HttpRequest, name: str, user: Any) -> limits.LoginAttempt:
-    """Count a log-in by a form, an account by its address: the API counts the same.
+    """Count a login through a form; an account is counted by its address, as in the API.
 
-    Raises PermissionDenied, at which Django asks no further backend.
+    Raises PermissionDenied, after which Django asks no other backend.
     """
     who = caller.of(request)
     if user is not None:
@@ -129,28 +130,29 @@ def _take_login(request: HttpRequest, name: str, user: Any) -> limits.LoginAttem
         return limits.take_login(name, who, is_familiar=lambda: events.is_familiar(user, who))
     except limits.Limited as limited:
         if limited.is_first:
-            events.record(AuthEvent.Kind.LOGIN_LIMITED, who=who, reason="limited, by a form")
+            events.record(AuthEvent.Kind.LOGIN_LIMITED, who=who, reason="limited, form")
         setattr(request, LIMITED, True)
         raise PermissionDenied from None
 
 
 def record_failed_login_elsewhere(*, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:
-    """Record a login that another door refused, in the name of the account that was tried."""
-    # Ours gives both names, and has an event of its own; a limit has too.
+    """Record a failed login outside our API, with the account that was tried."""
+    # Our API passes both names and records its own event; so does a limit.
     if request is None or {"username", "email"} <= credentials.keys() or hasattr(request, LIMITED):
         return
     name = credentials.get("username") or credentials.get(get_user_model().USERNAME_FIELD)
     user = find_by_username(name) if isinstance(name, str) else None
     events.record_if_possible(
-        AuthEvent.Kind.LOGIN_FAILED, reason="credentials, by a form", user=user, who=caller.of(request)
+        AuthEvent.Kind.LOGIN_FAILED, reason="credentials, form", user=user, who=caller.of(request)
     )
 
 
 class PublicRoleBackend(BaseBackend):
-    """Give everybody, anonymous or not, the permissions of the group named by PUBLIC_ROLE.
+    """Give everyone, signed in or not, the permissions of the group named by PUBLIC_ROLE.
 
-    So `user.has_perm`, `perms` in templates, `permission_required` and DRF's `DjangoModelPermissions` agree
-    with `PrivateByDefault`. As in `ModelBackend`, a deactivated user has none, and none is about one object.
+    So `user.has_perm`, `perms` in templates, `permission_required` and DRF's `DjangoModelPermissions` agree with
+    `PrivateByDefault`. As with `ModelBackend`, a deactivated user has none, and there are no permissions for single
+    objects.
     """
 
     def get_group_permissions(self, user_obj: Any, obj: Any = None) -> set[str]:
@@ -159,7 +161,7 @@ class PublicRoleBackend(BaseBackend):
         return set(public_role.permissions_of(user_obj))
 
     def has_module_perms(self, user_obj: Any, app_label: str) -> bool:
-        """Return whether everybody has any permission in an app."""
+        """Return whether the public role has any permission in an app."""
         return any(name.partition(".")[0] == app_label for name in self.get_all_permissions(user_obj))
 
     async def ahas_module_perms(self, user_obj: Any, app_label: str) -> bool:

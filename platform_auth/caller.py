@@ -1,8 +1,8 @@
 """Who is calling: the address behind trusted proxies, the user agent, a name for the device.
 
-No header is believed further than TRUSTED_PROXY_COUNT says: each proxy in front appends the address that it saw to
-X-Forwarded-For, so the n-th entry from the right is the one that the outermost trusted proxy wrote. Anything left of
-it is the caller's own invention.
+Forwarding headers are trusted only as far as TRUSTED_PROXY_COUNT says. Each proxy appends the address that it saw to
+X-Forwarded-For, so the n-th entry from the right was written by the outermost trusted proxy. Anything left of it may
+be forged.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ logger = logging.getLogger("platform_auth")
 
 MAX_USER_AGENT = 512
 _FORWARDING_HEADERS = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
-# Control characters, and those that turn the direction of a line that shows them.
+# Control characters, and those that change the writing direction of the line that shows them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _environ: ContextVar[Mapping[str, Any] | None] = ContextVar("platform_auth_environ", default=None)
 
 ignored_forwarding_seen = False
-"""True once a forwarding header from a private REMOTE_ADDR was ignored in this process."""
+"""Whether this process has ignored a forwarding header that came from a private address."""
 
 
 class Caller(NamedTuple):
-    """Who is calling. `address` is None where there is none (a unix socket)."""
+    """The sender of a request. `address` is None if there is none (a unix socket)."""
 
     address: str | None
     user_agent: str
 
     @property
     def network(self) -> str | None:
-        """What limits count by: the IPv4 address, or the /64 of an IPv6 one."""
+        """The key that limits count by: the IPv4 address, or the /64 of an IPv6 address."""
         return network_of(self.address)
 
     @property
@@ -49,7 +49,7 @@ class Caller(NamedTuple):
 
 
 NOBODY = Caller(None, "")
-"""The caller where there is no request: a command, a job, the admin's shell."""
+"""The caller if there is no request: a command, a job, a shell."""
 
 
 def of(request: HttpRequest | None) -> Caller:
@@ -60,24 +60,24 @@ def of(request: HttpRequest | None) -> Caller:
 
 
 def without_control(text: str, length: int) -> str:
-    """Return a text whose control characters became U+FFFD, cut to a length: fit for a log and a table."""
+    """Return a text with control characters replaced by U+FFFD and cut to a length, fit for a log or a table."""
     return _CONTROL.sub("�", text)[:length]
 
 
 def remember(
     *, environ: Mapping[str, Any] | None = None, scope: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> None:
-    """Keep who sends the request that begins, for what happens in it where no request is at hand: see `current`."""
+    """Remember the sender of the request that has started, for code that has no request: see `current`."""
     _environ.set(environ if scope is None else _environ_of(scope))
 
 
 def forget(**kwargs: Any) -> None:
-    """Forget it when the request is over."""
+    """Forget the sender when the request has finished."""
     _environ.set(None)
 
 
 def current() -> Caller:
-    """Return who sent the request that is under way; NOBODY outside of one."""
+    """Return the sender of the current request; NOBODY outside of one."""
     environ = _environ.get()
     if environ is None:
         return NOBODY
@@ -87,7 +87,7 @@ def current() -> Caller:
 
 
 def network_of(address: str | None) -> str | None:
-    """Return what limits and familiarity count an address by: itself, or the /64 of an IPv6 address."""
+    """Return what limits and familiarity go by: the address, or the /64 of an IPv6 address."""
     if address is None:
         return None
     parsed = ipaddress.ip_address(address)
@@ -97,7 +97,9 @@ def network_of(address: str | None) -> str | None:
 
 
 def device_name(user_agent: str) -> str:
-    """Return a short name such as "Firefox on Linux" (with the extra `devices`), else the agent's first product."""
+    """Return a short name such as "Firefox on Linux" (with the extra `devices`), or else the user agent's first
+    product.
+    """
     if not user_agent:
         return ""
     try:
@@ -112,7 +114,7 @@ def device_name(user_agent: str) -> str:
 
 
 def _environ_of(scope: Mapping[str, Any]) -> dict[str, str]:
-    """Return what WSGI would call the caller's address and headers in an ASGI scope."""
+    """Return the caller's address and headers from an ASGI scope, under their WSGI names."""
     headers = {
         f"HTTP_{name.decode('latin-1').upper().replace('-', '_')}": value.decode("latin-1")
         for name, value in scope.get("headers", ())
@@ -133,7 +135,7 @@ def _address(request: HttpRequest) -> str | None:
 
 
 def _parse(text: str) -> str | None:
-    """Read an address, with or without a port and brackets; IPv4 in IPv6 becomes IPv4."""
+    """Read an address with or without port and brackets. An IPv4 address in IPv6 form becomes IPv4."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].split("]")[0]
@@ -155,6 +157,6 @@ def _report_ignored_header(request: HttpRequest, remote: str | None) -> None:
     if remote is None or ipaddress.ip_address(remote).is_private:
         ignored_forwarding_seen = True
         logger.warning(
-            "A forwarding header came from a private address and was ignored, so all callers look like one. If a "
+            "A forwarding header from a private address was ignored, so all callers may look the same. If a "
             'proxy of yours sends it, set PLATFORM_AUTH["TRUSTED_PROXY_COUNT"] to the number of your proxies.'
         )

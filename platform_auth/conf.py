@@ -1,4 +1,4 @@
-"""Every setting: its default, its meaning, its type, its bounds; read when used, never at import."""
+"""Every setting: its default, meaning, type and bounds. Settings are read when they are used, never at import."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def parse_rate(text: object) -> Rate:
     """Read a rate such as "5/m" or "10/15m". Raises ImproperlyConfigured."""
     match = _RATE.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise ImproperlyConfigured(f'PLATFORM_AUTH["LIMITS"]: {text!r} is no rate such as "5/m" or "10/15m".')
+        raise ImproperlyConfigured(
+            f'PLATFORM_AUTH["LIMITS"]: {text!r} must be a rate such as "5/m" or "10/15m".'
+        )
     limit, count, unit = match.groups()
     return Rate(int(limit), int(count or 1) * _UNITS[unit])
 
@@ -68,24 +70,26 @@ def derive_key(secret: str | bytes, *, label: str) -> bytes:
 
 
 def configured() -> Mapping[str, Any]:
-    """Return PLATFORM_AUTH as the host wrote it; what is no dict counts as empty, and a check says so."""
+    """Return PLATFORM_AUTH as the host wrote it. A value that isn't a dictionary counts as empty, and a check reports
+    it.
+    """
     found = getattr(settings, "PLATFORM_AUTH", None)
     return found if isinstance(found, Mapping) else {}
 
 
 @dataclass(eq=False)
 class Setting(Generic[T]):
-    """A row of the table. `conf.X` reads PLATFORM_AUTH each time, so that `override_settings` simply works."""
+    """A setting. `conf.NAME` reads PLATFORM_AUTH each time, so `override_settings` works."""
 
     default: T | None
     meaning: str
-    """As the README has it."""
+    """What it means, as in docs/settings.md."""
     type: tuple[Any, ...] = ()
-    """The types that it may have, or the words that it may be; left out, the type of the default."""
+    """The allowed types, or the allowed words; by default the type of the default."""
     bounds: tuple[Any, Any] = (None, None)
-    """The least, of a text its length; and the most that is safe in production."""
+    """The minimum (of a string: its minimum length) and the maximum that is safe in production."""
     read: Callable[[Any], T] | None = None
-    """Computes what `conf` gives, where that is more than the value."""
+    """Computes the value that `conf` returns, if that is more than what was configured."""
 
     def __post_init__(self) -> None:
         self.type = self.type or (type(self.default),)
@@ -98,7 +102,7 @@ class Setting(Generic[T]):
 
     @property
     def value(self) -> Any:
-        """What is configured, or the default, as it was written."""
+        """The configured value or the default, unprocessed."""
         return configured().get(self.name, self.default)
 
 
@@ -107,13 +111,13 @@ def _or_public_url(name: str | None) -> str:
 
 
 def _public_url(url: str | None) -> str | None:
-    """Return the base URL without a trailing slash, or None where it is missing (a check error)."""
+    """Return the base URL without a trailing slash, or None if it is missing (which a check reports)."""
     url = url or ("http://localhost:8000" if settings.DEBUG else None)
     return url.rstrip("/") if isinstance(url, str) else None
 
 
 def _signing_keys(keys: Keys | None) -> Keys:
-    """Return the configured keys; for HS256 without any, 32 bytes for each SECRET_KEY."""
+    """Return the configured keys. For HS256 without keys: 32 bytes derived from each SECRET_KEY."""
     if keys:
         return list(keys)
     if conf.SIGNING_ALGORITHM != "HS256":
@@ -124,7 +128,7 @@ def _signing_keys(keys: Keys | None) -> Keys:
 
 
 def _reset_urls(urls: list[str] | None) -> list[str]:
-    """Return the configured URLs, or those of the environment variable, which are separated by commas."""
+    """Return the configured URLs, or those of the environment variable, separated by commas."""
     if urls is None:
         urls = [url.strip() for url in os.environ.get("PASSWORD_RESET_URL_ALLOW_LIST", "").split(",")]
         return [url for url in urls if url]
@@ -132,67 +136,72 @@ def _reset_urls(urls: list[str] | None) -> list[str]:
 
 
 class Settings:
-    """The table, in the order of the README."""
+    """All settings, in the order of docs/settings.md."""
 
     # fmt: off
-    ACCESS_TOKEN_TTL = Setting(15 * MINUTE, "how long an access token lives", bounds=(SECOND, HOUR))
+    ACCESS_TOKEN_TTL = Setting(15 * MINUTE, "how long an access token is valid", bounds=(SECOND, HOUR))
     REFRESH_TOKEN_TTL = Setting(
-        7 * DAY, "how long a refresh token lives since the last refresh", bounds=(SECOND, 90 * DAY))
+        7 * DAY, "how long a refresh token is valid after the last refresh", bounds=(SECOND, 90 * DAY))
     SESSION_MAX_AGE = Setting[timedelta | None](
-        30 * DAY, "how long a session lives since its log-in; `None`: no end", TIME_OR_NONE, (SECOND, 365 * DAY))
+        30 * DAY, "how long a session lasts after its login; `None`: without end", TIME_OR_NONE, (SECOND, 365 * DAY))
     REFRESH_GRACE_PERIOD = Setting(
-        10 * SECOND, "how long a spent refresh token still yields its own successor; at most 60 seconds",
+        10 * SECOND, "how long a rotated refresh token is still answered with its successor; at most 60 seconds",
         bounds=(0 * SECOND, MAXIMUM_GRACE_PERIOD), read=lambda time: min(time, MAXIMUM_GRACE_PERIOD))
-    PASSWORD_RESET_TOKEN_TTL = Setting(HOUR, "how long the link of a reset lives", bounds=(SECOND, HOUR))
+    PASSWORD_RESET_TOKEN_TTL = Setting(HOUR, "how long a password reset link is valid", bounds=(SECOND, HOUR))
     EXPIRES_UNIT = Setting[ExpiresUnit](
-        "seconds", 'the unit of `expires` in answers, or `"milliseconds"`', get_args(ExpiresUnit))
+        "seconds", 'the unit of `expires` in answers; or `"milliseconds"`', get_args(ExpiresUnit))
     ISSUER = Setting[str](None, "the JWT's `iss`", TEXT_OR_NONE, read=_or_public_url)
     AUDIENCE = Setting[str](None, "the JWT's `aud`", TEXT_OR_NONE, read=_or_public_url)
     SIGNING_ALGORITHM = Setting[Algorithm]("HS256", 'or `"EdDSA"`, `"ES256"`, `"RS256"`', get_args(Algorithm))
-    # Public PEM keys too, behind the first.
+    # Public PEM keys are allowed after the first.
     SIGNING_KEYS = Setting[Keys](
-        None, "newest first: the first signs, all verify. HS256: strings of 32 bytes or more; else PEM private keys",
+        None, "newest first: the first signs, all verify. HS256: strings of at least 32 bytes; else PEM private keys",
         LIST_OR_NONE, read=_signing_keys)
     # Strings of 32 bytes or more, from which `sealing` derives its keys.
     ENCRYPTION_KEYS = Setting[Keys](
-        None, "for secrets at rest, newest first", LIST_OR_NONE, read=lambda keys: list(keys or conf.django_secrets))
+        None, "encrypt secrets at rest; newest first", LIST_OR_NONE,
+        read=lambda keys: list(keys or conf.django_secrets))
     PUBLIC_URL = Setting[str | None](
-        None, "the site's own base URL: links in mails, redirect URI of providers", TEXT_OR_NONE, read=_public_url)
+        None, "the base URL of this site, for links in emails and the redirect URI of providers", TEXT_OR_NONE,
+        read=_public_url)
     PASSWORD_RESET_URL = Setting[str | None](
-        None, "where the mail's link leads when the caller gives no `reset_url`", TEXT_OR_NONE)
+        None, "where the link in a reset email leads if the request has no `reset_url`", TEXT_OR_NONE)
     PASSWORD_RESET_URL_ALLOW_LIST = Setting[list[str]](
-        None, "which `reset_url` are taken", LIST_OR_NONE, read=_reset_urls)
+        None, "the values of `reset_url` that are accepted", LIST_OR_NONE, read=_reset_urls)
     OAUTH_REDIRECT_ALLOW_LIST = Setting[list[str]](
-        [], "which `redirect` are taken beside local paths and the origin of `PUBLIC_URL`", LIST, read=list)
+        [], "the values of `redirect` that are accepted, in addition to local paths and the origin of `PUBLIC_URL`",
+        LIST, read=list)
     PASSWORD_RESET_FOR_PROVIDER_ACCOUNTS = Setting(
-        False, "whether a reset may give a password to an account that has none")
+        False, "whether a password reset may set a password for an account that has none")
     MAIL_DELIVERY = Setting[MailDelivery](
         "thread", 'or `"task"` (Django\'s task framework; the extra `tasks` on 5.2), `"inline"` (tests)',
         get_args(MailDelivery))
     EVENT_RETENTION = Setting(180 * DAY, "how long `platform_auth_prune` keeps events", bounds=(SECOND, None))
     COOKIE_SECURE = Setting[bool](
-        None, "the cookies' `Secure`, with the prefix `__Host-`", (bool, NoneType),
+        None, "whether cookies are `Secure`, with the prefix `__Host-`", (bool, NoneType),
         read=lambda secure: not settings.DEBUG if secure is None else bool(secure))
-    COOKIE_SAMESITE = Setting[SameSite]("Lax", "the cookies' `SameSite`", get_args(SameSite))
-    COOKIE_DOMAIN = Setting[str | None](None, "the cookies' `Domain`", TEXT_OR_NONE)
-    REFRESH_COOKIE_NAME = Setting("refresh_token", "without prefix")
-    ACCESS_COOKIE_NAME = Setting("access_token", "without prefix")
-    ACCESS_TOKEN_IN_QUERY = Setting(False, "whether `?access_token=` is taken too. URLs are logged: better not")
-    PUBLIC_ROLE = Setting("Public", "the group whose permissions everybody has", bounds=(1, None))
-    TRUSTED_PROXY_COUNT = Setting(0, "how many proxies in front append to `X-Forwarded-For`", bounds=(0, None))
-    LIMITS = Setting(DEFAULT_LIMITS, "how often; a partial dict changes just what it names")
-    OAUTH_SATISFIES_MFA = Setting(False, "whether a provider log-in needs no one-time password")
+    COOKIE_SAMESITE = Setting[SameSite]("Lax", "the `SameSite` attribute of cookies", get_args(SameSite))
+    COOKIE_DOMAIN = Setting[str | None](None, "the `Domain` attribute of cookies", TEXT_OR_NONE)
+    REFRESH_COOKIE_NAME = Setting("refresh_token", "the name of the cookie with the refresh token, without prefix")
+    ACCESS_COOKIE_NAME = Setting("access_token", "the name of the cookie with the access token, without prefix")
+    ACCESS_TOKEN_IN_QUERY = Setting(False, "whether `?access_token=` is accepted too. Avoid it: URLs are logged")
+    PUBLIC_ROLE = Setting("Public", "the group whose permissions everyone has", bounds=(1, None))
+    TRUSTED_PROXY_COUNT = Setting(
+        0, "how many proxies in front of the site append to `X-Forwarded-For`", bounds=(0, None))
+    LIMITS = Setting(
+        DEFAULT_LIMITS, "how often something may be tried; a partial dictionary changes only what it names")
+    OAUTH_SATISFIES_MFA = Setting(False, "whether a login with a provider needs no one-time password")
     TFA_REQUIRED_GROUPS = Setting[list[str]]([], "groups whose members must have a second factor", LIST, read=list)
-    TFA_REQUIRED_FOR_STAFF = Setting(False, "whether all staff must")
+    TFA_REQUIRED_FOR_STAFF = Setting(False, "whether all staff users must have a second factor")
     OAUTH_PRIVATE_HOSTS = Setting[list[str]](
-        [], "hosts of providers that may have an address that is not public", LIST,
+        [], "hosts of providers that may have a private address", LIST,
         read=lambda hosts: [host.lower() for host in hosts])
-    PASSWORD_LOGIN = Setting(True, "`False`: log-in by providers only")
+    PASSWORD_LOGIN = Setting(True, "`False`: users can only log in with providers")
     # fmt: on
 
     @property
     def django_secrets(self) -> Keys:
-        """SECRET_KEY and its fallbacks."""
+        """SECRET_KEY and SECRET_KEY_FALLBACKS."""
         return [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
 
     def rate(self, purpose: str, name: str) -> Rate:

@@ -1,13 +1,14 @@
-"""What the database decides: rows locked by a conditional UPDATE, work done in one transaction or not at all.
+"""Database helpers: lock a user's row, run a function in one transaction, retry after a deadlock.
 
-Whatever ends sessions (a reset, a change, a new factor, a deactivation) and whatever opens one locks the user's row
-first, so of two at the same moment the second sees the first. An UPDATE and not SELECT ... FOR UPDATE: its row count
-decides on every database, SQLite with its one writer included.
+Everything that ends sessions (a reset, a password change, a new factor, a deactivation) and everything that opens one
+locks the user's row first, so of two at the same time the second sees what the first did. The lock is a conditional
+UPDATE, not SELECT ... FOR UPDATE, because its row count decides the race on every database, including SQLite.
 
-Where the database gives up (a serialization failure, a deadlock), the whole transaction is tried again: it was rolled
+If the database gives up (a serialization failure, a deadlock), the whole transaction is tried again. It was rolled
 back, so nothing is done twice.
 
-Also the managers and the model base that say how our rows are read and written: from the primary; once and never again.
+The managers and the model base say how our tables are accessed: always on the primary database, and for events
+append-only.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from . import errors
 logger = logging.getLogger("platform_auth")
 
 ATTEMPTS = 4
-"""The first and three more."""
+"""One try and three retries."""
 
 _SQLSTATES = {"40001", "40P01"}
 _MYSQL_CODES = {1205, 1213}
@@ -39,14 +40,14 @@ R = TypeVar("R")
 
 
 class PrimaryManager(models.Manager[Any]):
-    """Asks the database that is written to: a lagging replica must not bring a spent token back to life."""
+    """Reads from the primary database: a lagging replica must not bring a spent token back to life."""
 
     def get_queryset(self) -> models.QuerySet[Any]:
         return super().get_queryset().using(self._db or router.db_for_write(self.model))
 
 
 class AppendOnlyQuerySet(models.QuerySet[Any]):
-    """Rows are added and, past their time, pruned. Nothing else, but that a user who is deleted is forgotten."""
+    """Rows are added, and pruned when they are old enough. The only change allowed is to forget a deleted user."""
 
     def update(self, **kwargs: Any) -> int:
         if kwargs != {"user": None}:
@@ -62,12 +63,12 @@ class AppendOnlyQuerySet(models.QuerySet[Any]):
         raise TypeError("These rows are never deleted, except by platform_auth_prune.")
 
     def prune(self) -> int:
-        """Delete these rows; return how many. For platform_auth_prune alone."""
+        """Delete these rows and return their number. Only for platform_auth_prune."""
         return super().delete()[0]
 
 
 class AppendOnlyModel(models.Model):
-    """A row that is written once. Its manager is made of AppendOnlyQuerySet, and is the base manager too."""
+    """A model whose rows are written once. AppendOnlyQuerySet is in its default and its base manager."""
 
     class Meta:
         abstract = True
@@ -82,14 +83,14 @@ class AppendOnlyModel(models.Model):
 
 
 def alias() -> str:
-    """Return the database of the users, which is that of our tables too (check E015)."""
+    """Return the alias of the database with the users, which also has our tables (check E015)."""
     return router.db_for_write(get_user_model())
 
 
 def retried(function: Callable[P, R]) -> Callable[P, R]:
-    """Call a function again, three times, where the database gave up; then raise ServiceUnavailable.
+    """Call the function up to three more times if the database gave up, then raise ServiceUnavailable.
 
-    Inside a transaction of the caller nothing is tried again, since the whole of it is lost.
+    Inside a transaction of the caller it isn't called again, because the whole transaction is lost.
     """
 
     @functools.wraps(function)
@@ -112,9 +113,9 @@ def retried(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def in_transaction(function: Callable[P, R]) -> Callable[P, R]:
-    """Call a function in a transaction of its own, again where the database gave up: see `retried`.
+    """Run the function in a transaction of its own, and retry it if the database gave up: see `retried`.
 
-    What it raises takes back what it wrote, except a refusal with `keeps_changes`: the count of a wrong one-time
+    An exception rolls everything back, unless it is an error with `keeps_changes`: the count of a wrong one-time
     password outlives the answer that reports it.
     """
 
@@ -134,7 +135,7 @@ def in_transaction(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def gave_up(error: DatabaseError) -> bool:
-    """Return whether the database asks to try again: 40001, 40P01, 1205, 1213, or a locked SQLite."""
+    """Return whether the database asks for a retry: 40001, 40P01, 1205, 1213, or a locked SQLite file."""
     cause = error.__cause__ or error
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     code = cause.args[0] if cause.args else None
@@ -143,10 +144,10 @@ def gave_up(error: DatabaseError) -> bool:
 
 @sensitive_variables()
 def lock(user: Any, *, unchanged: Iterable[str] = (), active: bool = False, **changes: Any) -> bool:
-    """Lock a user's row; False, and nothing is locked, where it is gone or not what was verified.
+    """Lock a user's row until the transaction ends; return False if the row is gone or no longer what was verified.
 
-    `unchanged`: fields that must still have the value on `user`. `active`: the user must be active, in a model
-    that knows it. `changes` are written; without any the row is written as it is.
+    `unchanged`: fields that must still have their value on `user`. `active`: the user must be active, if the model
+    has that field. `changes` are written; without any, the row is written as it is.
     """
     model = user.__class__
     condition: dict[str, Any] = {"pk": user.pk, **{name: getattr(user, name) for name in unchanged}}

@@ -1,17 +1,17 @@
-"""Every refusal that a client can tell apart, and the one place that renders them.
+"""Every error that a client can tell apart, and the one place that renders them.
 
 PlatformAuthError
     InvalidPayload              400  a field is missing or malformed
-    FailedValidation            400  the password rules refused
-    InvalidCredentials          401  who you say you are could not be shown
+    FailedValidation            400  a password validator refused
+    InvalidCredentials          401  wrong password, unknown account or invalid refresh token
     InvalidOTP                  401  the one-time password is missing or wrong
     UserSuspended               401  the user is no longer active
     TokenRefused
         TokenExpired            401  an access or reset token past its time
-        InvalidToken            401  an access or reset token that is not good
+        InvalidToken            401  an access or reset token that is invalid
     Forbidden                   403  not allowed, or a cookie used from another origin
     TFARequired                 403  a second factor must be set up first
-    InvalidProvider             403  this provider log-in belongs to no account
+    InvalidProvider             403  a provider login without an account that it may open
     RouteNotFound               404
     MethodNotAllowed            405
     ContentTooLarge             413
@@ -19,7 +19,7 @@ PlatformAuthError
     RequestsExceeded            429
     InternalServerError         500
     ServiceUnavailable          503  an identity provider or the database cannot be reached
-    HostError                        whatever else a host's own view raises, with its status and code
+    HostError                        any other error of a host's view, with its own status and code
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ Entry = dict[str, Any]
 
 
 class PlatformAuthError(drf.APIException):
-    """A refusal. Never raised itself: each subclass is one answer of the contract."""
+    """Base of all errors. Not raised itself: each subclass is one answer of the contract."""
 
     code: ClassVar[str]
     message: ClassVar[str | Promise]
     auth_header: str | None = None
-    """The value of WWW-Authenticate, where the answer carries one."""
+    """The value of the WWW-Authenticate header, if the answer has one."""
     session_over: bool = False
-    """True when the session whose token was presented is over for certain, so that its cookies may be cleared."""
+    """Whether the session of the token has certainly ended, so that its cookies may be cleared."""
     keeps_changes: bool = False
-    """True when what was written before it, such as a count, stays: see `db.in_transaction`."""
+    """Whether what was written before it is kept, such as a counted attempt: see `db.in_transaction`."""
 
     def __init__(self, message: str | Promise | None = None, **extensions: Any) -> None:
         super().__init__(detail=str(message or self.message), code=self.code)
@@ -64,7 +64,7 @@ class PlatformAuthError(drf.APIException):
 
     @property
     def entries(self) -> list[Entry]:
-        """The errors of this refusal, one or several."""
+        """The entries of the answer, one or several."""
         return [{"message": str(self.text), "extensions": {"code": self.code, **self.extensions}}]
 
     @property
@@ -89,7 +89,7 @@ class InvalidPayload(PlatformAuthError):
 
     @classmethod
     def of_fields(cls, reasons: Iterable[tuple[str, str]]) -> InvalidPayload:
-        """Make one refusal of several (field, reason) pairs; at least one."""
+        """Make one error from (field, reason) pairs; at least one is needed."""
         first, *others = (cls(reason, field=field) for field, reason in reasons)
         first.others = tuple(others)
         return first
@@ -100,7 +100,7 @@ class InvalidPayload(PlatformAuthError):
 
 
 class FailedValidation(PlatformAuthError):
-    """The host's password validators refused: one entry per broken rule. The value is never echoed."""
+    """A password validator of the host refused: one entry per broken rule. The password is never repeated."""
 
     status_code = 400
     code = "FAILED_VALIDATION"
@@ -119,7 +119,7 @@ class FailedValidation(PlatformAuthError):
 
 
 class InvalidCredentials(PlatformAuthError):
-    """Wrong password, no such account, a refresh token that is not good: one answer for all."""
+    """Wrong password, unknown account, invalid refresh token: one answer for all."""
 
     status_code = 401
     code = "INVALID_CREDENTIALS"
@@ -142,7 +142,7 @@ class InvalidOTP(PlatformAuthError):
 
 
 class UserSuspended(PlatformAuthError):
-    """A refresh by a user who is no longer active; their sessions are over."""
+    """A refresh by a user who is no longer active. Their sessions have ended."""
 
     status_code = 401
     code = "USER_SUSPENDED"
@@ -151,7 +151,7 @@ class UserSuspended(PlatformAuthError):
 
 
 class TokenRefused(PlatformAuthError):
-    """An access or reset token that does not do. Never raised itself."""
+    """Base of the two errors of access and reset tokens. Not raised itself."""
 
     status_code = 401
     code = "INVALID_TOKEN"
@@ -171,7 +171,7 @@ class TokenExpired(TokenRefused):
 
 
 class InvalidToken(TokenRefused):
-    """An access or reset token that is not ours, altered, used, superseded, or whose session or user is gone."""
+    """An access or reset token that isn't ours, was altered, used or superseded, or whose session or user is gone."""
 
 
 class Forbidden(PlatformAuthError):
@@ -183,7 +183,7 @@ class Forbidden(PlatformAuthError):
 
 
 class TFARequired(PlatformAuthError):
-    """A policy asks this user for a second factor and there is none yet."""
+    """This user must have a second factor and has none yet."""
 
     status_code = 403
     code = "TFA_REQUIRED"
@@ -191,7 +191,7 @@ class TFARequired(PlatformAuthError):
 
 
 class InvalidProvider(PlatformAuthError):
-    """A provider log-in without an account that it may open."""
+    """A provider login that has no account it may open."""
 
     status_code = 403
     code = "INVALID_PROVIDER"
@@ -199,7 +199,7 @@ class InvalidProvider(PlatformAuthError):
 
 
 class RouteNotFound(PlatformAuthError):
-    """There is nothing here, or nothing of the caller's."""
+    """Nothing exists at this URL, or nothing that belongs to the caller."""
 
     status_code = 404
     code = "ROUTE_NOT_FOUND"
@@ -215,7 +215,7 @@ class MethodNotAllowed(PlatformAuthError):
 
 
 class ContentTooLarge(PlatformAuthError):
-    """The request body is over 64 KiB."""
+    """The request body is larger than 64 KiB."""
 
     status_code = 413
     code = "CONTENT_TOO_LARGE"
@@ -223,7 +223,7 @@ class ContentTooLarge(PlatformAuthError):
 
 
 class UnsupportedMediaType(PlatformAuthError):
-    """The request body is not what the endpoint reads."""
+    """The request body has a media type or encoding that the endpoint doesn't read."""
 
     status_code = 415
     code = "UNSUPPORTED_MEDIA_TYPE"
@@ -231,7 +231,7 @@ class UnsupportedMediaType(PlatformAuthError):
 
 
 class RequestsExceeded(PlatformAuthError):
-    """Too often; `retry_after` is in whole seconds."""
+    """Too many requests. `retry_after` is in whole seconds."""
 
     status_code = 429
     code = "REQUESTS_EXCEEDED"
@@ -247,7 +247,7 @@ class RequestsExceeded(PlatformAuthError):
 
 
 class InternalServerError(PlatformAuthError):
-    """Something is broken here; the log has the details."""
+    """An unexpected error; the log has the details."""
 
     status_code = 500
     code = "INTERNAL_SERVER_ERROR"
@@ -263,7 +263,7 @@ class ServiceUnavailable(PlatformAuthError):
 
 
 class HostError(PlatformAuthError):
-    """An exception of DRF's or the host's that the contract does not know; it keeps its status, code and text."""
+    """An exception of DRF or the host that the contract doesn't know. It keeps its status, code and text."""
 
     code: str  # type: ignore[misc]
 
@@ -274,7 +274,7 @@ class HostError(PlatformAuthError):
 
 
 def translate(exc: Exception) -> PlatformAuthError | None:
-    """Return the refusal of the contract that an exception stands for, or None for a broken program."""
+    """Return an exception as one of our errors, or None if it is unexpected."""
     match exc:
         case PlatformAuthError():
             return exc
@@ -306,17 +306,17 @@ def translate(exc: Exception) -> PlatformAuthError | None:
 
 
 def render(error: PlatformAuthError) -> Response:
-    """Put a refusal into the envelope."""
-    # Imported when used: the capabilities import this module, and they know no responses.
+    """Return the response for an error."""
+    # Imported here because capabilities import this module and never build responses.
     from rest_framework.response import Response
 
     return Response({"errors": error.entries}, status=error.status_code, headers=error.headers)
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
-    """Answer a host's own views in the same envelope (DRF's EXCEPTION_HANDLER).
+    """Return errors of a host's own views in the same shape (DRF's EXCEPTION_HANDLER setting).
 
-    Exceptions that are no refusal go on to Django.
+    Unexpected exceptions go on to Django.
     """
     from rest_framework.views import set_rollback
 
@@ -331,9 +331,9 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
 
 
 def _is_schema_error(exc: Exception) -> bool:
-    """Return whether a database answered that a table or column is missing: a broken program, not an outage.
+    """Return whether the database reports a missing table or column: a programming error, not an outage.
 
-    SQLite and MySQL have no exception of its own for that; 1054 and 1146 are MySQL's codes.
+    SQLite and MySQL have no exception of their own for that; 1054 and 1146 are MySQL's codes.
     """
     cause = exc.__cause__ or exc
     code = cause.args[0] if cause.args else None

@@ -1,12 +1,11 @@
-"""What happened: a row, a log record, a signal.
+"""Events: a row, a log record and a signal for everything that happens.
 
-The `reason` of a refused login: "credentials" (unknown, inactive, or a wrong password), "limited", "missing", "shape",
-"code", "recovery code" (what was wrong with the one-time password); behind a provider what `providers.identities` and
-`providers.flow` say, such as "allowed domains: another domain".
+The `reason` of a failed login: "credentials" (unknown, inactive, or a wrong password), "limited", "missing", "shape",
+"code" or "recovery code" (what was wrong with the one-time password). For provider logins, `providers.identities` and
+`providers.flow` give the reasons, such as "allowed domains: another domain".
 
-Each event is one INSERT and one record of the logger `platform_auth`, with the facts in `record.event`. Nothing that
-opens anything is written: no password, code, token, link; control characters become U+FFFD, so nobody writes lines of
-their own into a log.
+Each event is one INSERT and one record of the logger `platform_auth`, with the facts in `record.event`. It contains
+no password, code, token or link. Control characters become U+FFFD, so nobody can forge log lines.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def record(
     reason: str = "",
     session_id: object = None,
 ) -> None:
-    """Write an event: one INSERT, one log record. `user_id` instead of `user` where only that is known."""
+    """Write an event: one INSERT, one log record. Pass `user_id` instead of `user` if only that is known."""
     _note_ignored_proxy()
     event = AuthEvent(
         kind=kind,
@@ -96,7 +95,9 @@ def record(
 
 
 def record_if_possible(kind: AuthEvent.Kind, **facts: Any) -> None:
-    """Write an event about what Django or the host did, which goes on without a table (between migrations)."""
+    """Write an event about something that Django or the host did. It must not fail, even without a table (between
+    migrations).
+    """
     try:
         with transaction.atomic(using=router.db_for_write(AuthEvent)):
             record(kind, **{"who": callers.current(), **facts})
@@ -106,8 +107,8 @@ def record_if_possible(kind: AuthEvent.Kind, **facts: Any) -> None:
 
 def record_elsewhere(*, signal: Signal, request: Any, user: Any, **kwargs: Any) -> None:
     """Record a login or logout outside our API, such as in Django admin. A login makes its address familiar."""
-    # Our own signals carry a session, and their event is already recorded. `force_login` of a test client sends a
-    # request without a method: nobody logged in.
+    # Our own signals carry a session, and have recorded their event. `force_login` of a test client sends a request
+    # without a method: nobody logged in.
     is_ours, is_sent = "session" in kwargs, getattr(request, "method", None) is not None
     if is_sent and not is_ours and isinstance(user, get_user_model()):
         kind = AuthEvent.Kind.LOGGED_IN if signal is user_logged_in else AuthEvent.Kind.LOGGED_OUT
@@ -115,21 +116,21 @@ def record_elsewhere(*, signal: Signal, request: Any, user: Any, **kwargs: Any) 
 
 
 def record_user_deleted(*, instance: Any, **kwargs: Any) -> None:
-    """Record that an account was deleted, naming it in the reason: there is no user any more to point to."""
+    """Record that an account was deleted. It is named in the reason, because there is no user to refer to any more."""
     record_if_possible(AuthEvent.Kind.USER_DELETED, reason=f"user {instance.pk}")
 
 
 def record_admin_action(*, instance: Any, created: bool, **kwargs: Any) -> None:
     """Record what Django admin logs about a user or a group.
 
-    It sends no signal for many that are deleted at once: each account leaves an event of its own.
+    Admin sends no such signal if many are deleted at once; then each account has an event of its own.
     """
     if not created or instance.content_type is None:
         return
     model = instance.content_type.model_class()
     if model is None or not issubclass(model, get_user_model() | Group):
         return
-    # In one language, whoever reads it.
+    # In one language, no matter who did it.
     with translation.override("en"):
         message = instance.get_change_message() or instance.get_action_flag_display()
     what = f"{model._meta.model_name} {instance.object_id}: {message}"
@@ -144,7 +145,7 @@ def announce(
     who: Caller | None = None,
     **facts: Any,
 ) -> None:
-    """Tell the host's receivers; one that fails is logged and changes nothing."""
+    """Send a signal to the host's receivers. One that fails is logged and changes nothing."""
     caller = callers.of(request) if who is None else who
     responses = signal.send_robust(
         sender=get_user_model(), user=user, request=request, client=caller, **facts
@@ -153,7 +154,7 @@ def announce(
 
 
 def log_failures(responses: list[tuple[Any, Any]]) -> None:
-    """Log the receivers that raised in a `send_robust`."""
+    """Log the receivers that raised an exception in `send_robust`."""
     for receiver, response in responses:
         if isinstance(response, Exception):
             logger.error("the signal receiver %r failed", receiver, exc_info=response)
@@ -162,7 +163,7 @@ def log_failures(responses: list[tuple[Any, Any]]) -> None:
 def is_familiar(user: Any, who: Caller) -> bool:
     """Return whether a user logged in, or completed a reset, from this address within 30 days.
 
-    For None (no such account) the database is asked the same, so that timing does not reveal which accounts exist.
+    For None (no such account) the same query runs, so that timing doesn't reveal which accounts exist.
     """
     if who.network is None:
         return False
@@ -172,12 +173,12 @@ def is_familiar(user: Any, who: Caller) -> bool:
 
 
 def session_digest(session_id: object) -> str:
-    """Return what events call a session: they outlive it and must not name a live one."""
+    """Return how events name a session: by a digest, because they outlive it and must not name a live one."""
     return hashlib.sha256(str(session_id).encode()).hexdigest()[:16] if session_id else ""
 
 
 def _note_ignored_proxy() -> None:
-    """Leave one event where a forwarding header was ignored, for `platform_auth_doctor` in its own process."""
+    """Leave one event about an ignored forwarding header, which `platform_auth_doctor` finds from its own process."""
     global _proxy_noted
     if callers.ignored_forwarding_seen and not _proxy_noted:
         _proxy_noted = True

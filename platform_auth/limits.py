@@ -1,12 +1,12 @@
-"""How often: log-in, one-time password, password request, refresh.
+"""Limits: how often logins, one-time passwords, refreshes and reset requests may be tried.
 
-A count is taken before the work that it limits, in one atomic step, so that parallel guesses cannot slip past
-(CVE-2024-4629 was a limit that read, then wrote). Counted in Django's cache under a key that names the window; in the
-database where the cache is down or its `incr` is not atomic. What is counted is an HMAC: the cache holds no addresses
-and no e-mails.
+An attempt is counted before the work that it limits, in one atomic step, so parallel guesses can't get past the limit
+(Keycloak CVE-2024-4629 was a limit that read first and wrote later). Counters are in Django's default cache under a
+key that contains the time window. If the cache is down or its `incr` isn't atomic, they are in the database. Keys
+contain an HMAC of what is counted, so the cache holds no addresses and no emails.
 
-Wrong one-time passwords are rows, so that the count survives a restart, and their limits hold for any 15 minutes and
-any 24 hours: windows that start again would let nearly twice as many pass around an edge.
+Wrong one-time passwords are rows, because their count must survive a restart. Their limits hold for every period of
+the given length: with fixed windows, nearly twice as many would pass around the edge of a window.
 
 No limit changes a user's row, and none can lock a victim out: see `take_login`.
 """
@@ -40,7 +40,7 @@ logger = logging.getLogger("platform_auth")
 
 
 class Limited(errors.RequestsExceeded):
-    """Refused by a limit. `is_first`: the first refusal of its window, the one worth an event."""
+    """A limit is reached. `is_first`: the first refusal in this window, the one that is recorded."""
 
     def __init__(self, retry_after: float, *, is_first: bool) -> None:
         super().__init__(math.ceil(retry_after))
@@ -48,14 +48,16 @@ class Limited(errors.RequestsExceeded):
 
 
 class Taken(NamedTuple):
-    """One count taken, to be given back. `until`: the end of its window at the latest, where it is in the database."""
+    """A counted attempt that can be given back. `until`: when its window ends at the latest, if it is in the
+    database.
+    """
 
     key: str
     until: datetime | None = None
 
 
 class LoginAttempt(NamedTuple):
-    """The counts that one log-in took."""
+    """What one login attempt counted."""
 
     address: Taken | None
     account_and_address: Taken | None
@@ -63,10 +65,10 @@ class LoginAttempt(NamedTuple):
 
 
 def take_login(email: str, who: Caller, *, is_familiar: Callable[[], bool]) -> LoginAttempt:
-    """Count a log-in before the password is looked at. Raises Limited.
+    """Count a login attempt before the password is checked. Raises Limited.
 
-    The count of the whole account refuses only addresses that the account does not know (`is_familiar`, asked only
-    when that limit is hit), so an attacker cannot lock its owner out. The same for accounts that do not exist.
+    The limit per account refuses only addresses that are unfamiliar to the account (`is_familiar`, called only if
+    that limit is reached), so an attacker can't lock the owner out. Accounts that don't exist are counted alike.
     """
     account = _account(email)
     address = pair = whole = None
@@ -82,9 +84,11 @@ def take_login(email: str, who: Caller, *, is_familiar: Callable[[], bool]) -> L
 
 
 def give_back_login(attempt: LoginAttempt) -> None:
-    """After a success: return what it took from address and account, clear the account's count from that address.
+    """After a successful login: give back what it counted for address and account, and clear the account's count from
+    there.
 
-    So an office behind one address logs in at nine, and a job that logs in from ever new addresses locks nobody out.
+    So an office behind one address can log in at nine, and a job that logs in from ever new addresses locks nobody
+    out.
     """
     for taken in (attempt.address, attempt.account):
         if taken:
@@ -95,11 +99,11 @@ def give_back_login(attempt: LoginAttempt) -> None:
 
 @contextmanager
 def given_back_on_outage(attempt: LoginAttempt) -> Iterator[None]:
-    """Return what a log-in took, and nothing else, where the database fails in here: a 503 costs no attempt."""
+    """Give back what a login counted if the database fails in this block: a 503 costs no attempt."""
     try:
         yield
     except (errors.ServiceUnavailable, OperationalError, InterfaceError):
-        # Counts in the database cannot be returned while it is down.
+        # Counts in the database can't be given back while it is down.
         with suppress(errors.ServiceUnavailable, DatabaseError, InterfaceError):
             for taken in filter(None, attempt):
                 _give_back(taken)
@@ -107,10 +111,10 @@ def given_back_on_outage(attempt: LoginAttempt) -> Iterator[None]:
 
 
 def give_back_address(attempt: LoginAttempt) -> None:
-    """After a right password whose one-time password is still to come: return what it took from the address alone.
+    """After the right password without its one-time password: give back what was counted for the address.
 
-    So the office gets in by a front end too that asks for one after the other. The account's counts stay, or whoever
-    knows the password could guess on without an end.
+    So an office also gets in with a front end that asks for one after the other. The account's counts stay; otherwise
+    somebody who knows the password could try one-time passwords without end.
     """
     if attempt.address:
         _give_back(attempt.address)
@@ -122,13 +126,13 @@ def take_refresh(session_id: object) -> None:
 
 
 def take_password_request(who: Caller) -> None:
-    """Count a request for a reset mail by its address. Raises Limited."""
+    """Count a password reset request of an address. Raises Limited."""
     if who.network is not None:
         _take("password_request", "address", who.network)
 
 
 def allows_password_mail(email: str) -> bool:
-    """Count a reset mail to an account; False when it is over: nobody is told."""
+    """Count a reset email to an account; return False if the limit is reached, which the caller keeps to itself."""
     try:
         _take("password_request", "account", _account(email))
     except Limited:
@@ -139,8 +143,8 @@ def allows_password_mail(email: str) -> bool:
 def otp_wait(user: Any) -> float:
     """Return the seconds until another one-time password of a user may be checked; 0 if now.
 
-    Until both limits have room again. Whoever checks a code holds its factor's row from this question to
-    `add_wrong_otp`, so that parallel guesses see each other.
+    Both limits must have room. The caller holds the row of the factor from this call until `add_wrong_otp`, so that
+    parallel guesses see each other.
     """
     now = timezone.now()
     since = now - otp_window()
@@ -161,7 +165,7 @@ def add_wrong_otp(user: Any) -> None:
 
 
 def clear_otp(user: Any) -> None:
-    """After the factor is gone: the guesses at it say nothing about the next one."""
+    """Forget a user's wrong one-time passwords: the factor is gone, and they say nothing about the next one."""
     FailedCode.objects.filter(user_id=user.pk).delete()
 
 
@@ -171,7 +175,7 @@ def otp_window() -> timedelta:
 
 
 def cache_is_atomic() -> bool:
-    """Return whether the default cache counts in one step; Django's base class reads, then writes."""
+    """Return whether the default cache can increment atomically. Django's base class reads, then writes."""
     return getattr(type(caches["default"]), "incr", None) is not BaseCache.incr
 
 
@@ -187,7 +191,7 @@ def _take(purpose: str, name: str, subject: str) -> Taken:
     try:
         count = _increment(windowed, timeout=int(2 * window))
     except Exception:
-        logger.warning("the cache cannot count, limits are counted in the database", exc_info=True)
+        logger.warning("the cache failed, so limits are counted in the database", exc_info=True)
         return _take_in_database(key, rate)
     if count > rate.limit:
         raise Limited((index + 1) * window - now, is_first=count == rate.limit + 1)
@@ -195,8 +199,8 @@ def _take(purpose: str, name: str, subject: str) -> Taken:
 
 
 def _increment(key: str, *, timeout: int) -> int:
-    # The key outlives its window, so that it cannot expire between the existence check and the increment in
-    # Django's Redis backend and then live for ever.
+    # The key lives longer than its window. Otherwise it could expire between the existence check and the increment in
+    # Django's Redis backend, and the increment would create a key that never expires.
     try:
         return int(cache.incr(key))
     except ValueError:
@@ -224,29 +228,29 @@ def _take_in_database(key: str, rate: Rate) -> Taken:
 
 def _give_back(taken: Taken) -> None:
     if taken.until is not None:
-        # A window that began later ends later: its count is not touched.
+        # A count of a later window has a later end and isn't touched.
         rows = RateCounter.objects.filter(key=taken.key, count__gt=0, resets_at__lte=taken.until)
         rows.update(count=F("count") - 1)
         return
     try:
         cache.decr(taken.key)
     except Exception:
-        logger.warning("the cache could not give back a count", exc_info=True)
+        logger.warning("a count could not be given back in the cache", exc_info=True)
 
 
 def _clear(taken: Taken) -> None:
     if taken.until is not None:
-        # Not deleted: a count that is being taken would neither find the row nor be able to make it.
+        # Not deleted: a concurrent attempt would neither find the row nor be able to insert it.
         RateCounter.objects.filter(key=taken.key).update(count=0)
         return
     try:
         cache.delete(taken.key)
     except Exception:
-        logger.warning("the cache could not clear a count", exc_info=True)
+        logger.warning("a count could not be cleared in the cache", exc_info=True)
 
 
 def _make(key: str, **fields: Any) -> bool:
-    """Make a counter; False where somebody was first."""
+    """Insert a counter; return False if another request was first."""
     try:
         with transaction.atomic(using=router.db_for_write(RateCounter)):
             RateCounter.objects.create(key=key, **fields)
@@ -256,7 +260,7 @@ def _make(key: str, **fields: Any) -> bool:
 
 
 def _account(email: str) -> str:
-    """Return what all spellings of an e-mail share: case and compatibility forms are folded."""
+    """Return what all spellings of an email address have in common: case and compatibility forms are folded."""
     return unicodedata.normalize("NFKC", email).casefold()
 
 

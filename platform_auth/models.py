@@ -1,6 +1,6 @@
-"""The rows: sessions, reset tokens, factors, providers, identities, counters, events.
+"""The tables: sessions, reset links, factors, providers, identities, counters, events.
 
-Queries have names on the querysets. Nothing here reads a setting: callers pass times.
+Queries have names on the querysets; callers pass the current time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .second_factor import totp
 
 
 class Mode(models.TextChoices):
-    """Where the refresh token travels. In this order a session may move, never back."""
+    """How the tokens travel. A session may move forward in this order, never back."""
 
     JSON = "json", "json"
     COOKIE = "cookie", "cookie"
@@ -35,10 +35,10 @@ class Mode(models.TextChoices):
 
 
 class RefreshSessionQuerySet(models.QuerySet["RefreshSession"]):
-    """Questions about sessions."""
+    """Queries on sessions."""
 
     def live(self, *, now: datetime) -> RefreshSessionQuerySet:
-        """Return the sessions whose time is not over."""
+        """Return the sessions that haven't expired."""
         return self.filter(expires_at__gt=now)
 
     def expired(self, *, now: datetime) -> RefreshSessionQuerySet:
@@ -46,7 +46,7 @@ class RefreshSessionQuerySet(models.QuerySet["RefreshSession"]):
 
 
 class RefreshSession(models.Model):
-    """One log-in, from opening to end: one row, for ever. Deleting it revokes every token of it."""
+    """A login, in one row for its whole life. Deleting the row revokes all its tokens."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     user = models.ForeignKey(
@@ -55,7 +55,7 @@ class RefreshSession(models.Model):
         verbose_name=_("user"),
         related_name="platform_auth_sessions",
     )
-    # Names the session inside its refresh tokens. Neither shown nor dumped, like what follows it.
+    # Identifies the session in its refresh tokens. Neither this nor the next two fields are shown or dumped.
     key = models.UUIDField(unique=True, default=uuid.uuid4, editable=False, serialize=False)
     digest = models.CharField(max_length=64, editable=False, serialize=False)
     salt = models.CharField(max_length=32, editable=False, serialize=False, default="", blank=True)
@@ -74,7 +74,7 @@ class RefreshSession(models.Model):
         default=False,
         help_text=_("Until then, this session can only be used to set it up."),
     )
-    # Whoever opened it said that a second factor was shown which is not ours: no policy asks it for one.
+    # The login proved a second factor that isn't ours, so no policy requires ours.
     factor_satisfied = models.BooleanField(default=False, editable=False)
     created_at = models.DateTimeField(_("logged in at"), default=timezone.now)
     rotated_at = models.DateTimeField(_("refreshed at"), default=timezone.now)
@@ -100,9 +100,9 @@ class RefreshSession(models.Model):
 
 
 class PasswordResetToken(models.Model):
-    """A reset link that is still good. Deleting it spends the token: one caller sees the row count 1."""
+    """A reset link that is still valid. Deleting the row spends the token: only one caller deletes it."""
 
-    # The `jti` of the JWT; the JWT itself is nowhere.
+    # The `jti` of the JWT. The JWT itself is not stored.
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -110,7 +110,7 @@ class PasswordResetToken(models.Model):
         verbose_name=_("user"),
         related_name="platform_auth_reset_tokens",
     )
-    # An HMAC over the e-mail address and the password hash at the time of the request.
+    # An HMAC of the email address and the password hash when the link was requested.
     fingerprint = models.CharField(max_length=64, editable=False, serialize=False)
     created_at = models.DateTimeField(_("requested at"), default=timezone.now)
     expires_at = models.DateTimeField(_("expires at"))
@@ -133,11 +133,11 @@ class PasswordResetToken(models.Model):
 
 
 class FactorManager(PrimaryManager, DeviceManager):
-    """django-otp's, asking the primary."""
+    """django-otp's manager, reading from the primary database."""
 
 
 class TOTPFactor(Device):
-    """A user's confirmed authenticator (RFC 6238). One a user; the secret is sealed for that user alone."""
+    """A user's confirmed authenticator app (RFC 6238), one per user. The secret is sealed for that user."""
 
     user = models.OneToOneField(
         settings.AUTH_USER_MODEL,
@@ -148,7 +148,7 @@ class TOTPFactor(Device):
     )
     sealed_secret = models.TextField(editable=False)
     secret = sealing.Secret("sealed_secret", lambda factor: f"totp:{factor.user_id}")
-    # The last time step whose code was accepted: each step passes once.
+    # The last time step of which a code was accepted. Each step is accepted once.
     last_step = models.BigIntegerField(editable=False, default=-1)
     created_at = models.DateTimeField(_("enabled at"), default=timezone.now)
     last_used_at = models.DateTimeField(_("last used at"), null=True, blank=True)
@@ -158,15 +158,16 @@ class TOTPFactor(Device):
     class Meta:
         verbose_name = _("second factor")
         verbose_name_plural = _("second factors")
-        # What `user.platform_auth_factor` asks.
+        # Used by `user.platform_auth_factor`.
         base_manager_name = "objects"
 
     def __str__(self) -> str:
         return str(_("Authenticator app"))
 
     def verify_is_allowed(self) -> tuple[bool, dict[str, Any] | None]:
-        """Return whether `verify_token` would look at a code now. Counts nothing."""
-        # Imported when called: django-otp finds the rest of us through this model, and nothing else here does.
+        """Return whether `verify_token` would check a code now. Counts nothing."""
+        # Imported here to avoid an import cycle: django-otp calls this model, and nothing else in this module needs
+        # verification.
         from .second_factor import verification
 
         if verification.may_try(self.user):
@@ -175,17 +176,19 @@ class TOTPFactor(Device):
 
     @sensitive_variables()
     def verify_token(self, token: str) -> bool:
-        """Accept a code that comes through django-otp, such as its admin site's form, by the same limit as ours."""
+        """Check and spend a code that comes through django-otp, such as its admin site's form. The limits are the
+        same.
+        """
         from .second_factor import verification
 
         return verification.verify_elsewhere(self, token)
 
     @sensitive_variables()
     def spend(self, code: str) -> bool:
-        """Accept a code of the current time step or a neighbour, each step once (RFC 6238, 5.2). Counts nothing.
+        """Accept a code of the current time step or one next to it, each step once (RFC 6238, 5.2). Counts nothing.
 
-        The conditional UPDATE decides where there are no row locks: whoever changes the row has spent the step,
-        and every step before it.
+        The conditional UPDATE decides races on databases without row locks: the request that changes the row has used
+        the step and all steps before it.
         """
         now = timezone.now()
         step = totp.matching_step(self.secret, code, at=now.timestamp())
@@ -199,9 +202,9 @@ class TOTPFactor(Device):
 
 
 class PendingFactor(models.Model):
-    """A secret that `generate` gave to a session and that no code has confirmed. It turns nothing on."""
+    """A secret that `generate` gave to a session and that hasn't been confirmed by a code yet. It protects nothing."""
 
-    # No foreign key: a session that ends takes nothing along that matters, and rows expire by themselves.
+    # No foreign key: nothing is lost if a row outlives its session, and rows expire.
     session_id = models.UUIDField(primary_key=True, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     sealed_secret = models.TextField(editable=False)
@@ -223,7 +226,7 @@ class PendingFactor(models.Model):
 
 
 class FailedCode(models.Model):
-    """A wrong one-time password. It counts for a day, in the database, so that no restart forgives it."""
+    """A wrong one-time password, counted in the database so that the count survives a restart."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     failed_at = models.DateTimeField(default=timezone.now)
@@ -243,15 +246,15 @@ class FailedCode(models.Model):
 
 
 class RecoveryCodeQuerySet(models.QuerySet["RecoveryCode"]):
-    """Questions about recovery codes."""
+    """Queries on recovery codes."""
 
     def good(self) -> RecoveryCodeQuerySet:
-        """Return those that open something."""
+        """Return the codes that can be used."""
         return self.filter(digest__isnull=False)
 
 
 class RecoveryCode(models.Model):
-    """A recovery code that is still good, as a digest. Deleting it spends it."""
+    """An unused recovery code, as a digest. Deleting the row uses it up."""
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -259,7 +262,8 @@ class RecoveryCode(models.Model):
         verbose_name=_("user"),
         related_name="platform_auth_recovery_codes",
     )
-    # Not dumped: a code loaded from a fixture has none and opens nothing. NULL: of "" there could be but one.
+    # Not dumped, so a code that is loaded from a fixture has no digest and can't be used. NULL, because "" would have
+    # to be unique.
     digest = models.CharField(max_length=64, editable=False, serialize=False, null=True)  # noqa: DJ001
     created_at = models.DateTimeField(_("created at"), default=timezone.now)
 
@@ -277,7 +281,7 @@ class RecoveryCode(models.Model):
 
 
 class OAuthProviderQuerySet(models.QuerySet["OAuthProvider"]):
-    """Questions about providers."""
+    """Queries on providers."""
 
     def enabled(self) -> OAuthProviderQuerySet:
         return self.filter(enabled=True)
@@ -434,7 +438,7 @@ class OAuthProvider(models.Model):
 
 
 class OAuthIdentity(models.Model):
-    """A provider account that logs one user in. Found by provider, issuer and subject, never by e-mail."""
+    """A provider account that a user can log in with. Found by provider, issuer and subject, never by email."""
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -447,13 +451,14 @@ class OAuthIdentity(models.Model):
     )
     issuer = models.CharField(pgettext_lazy("OAuth provider", "issuer"), max_length=512, blank=True)
     subject = models.CharField(pgettext_lazy("OAuth provider", "subject"), max_length=255)
-    # SHA-256 over issuer and subject: exact on databases that compare text without regard to case.
+    # SHA-256 of issuer and subject: an exact comparison also on databases that ignore case.
     subject_digest = models.CharField(max_length=64, editable=False)
     email = models.CharField(_("email address at the provider"), max_length=254, blank=True)
-    # The account was created by it, on an address that nobody trusted had verified: it goes when the owner comes.
+    # This identity created the account with an address that nobody trusted had verified. If the owner of the address
+    # arrives, the account is emptied.
     founded_on_unverified_email = models.BooleanField(default=False, editable=False)
-    # The address that its provider had verified when the account was created, or linked, by it, and the admin takes its
-    # word for addresses. "": a signed-in user linked it, which proves no address.
+    # The verified address with which a trusted provider created or linked the account. Empty if a signed-in user
+    # linked it, because that proves no address.
     verified_email = models.CharField(max_length=254, blank=True, default="", editable=False)
     created_at = models.DateTimeField(_("linked at"), default=timezone.now)
     last_used_at = models.DateTimeField(_("last used at"), null=True, blank=True)
@@ -479,12 +484,12 @@ class OAuthIdentity(models.Model):
 
     @staticmethod
     def digest(issuer: str, subject: str) -> str:
-        """Return what an identity is found by."""
+        """Return the digest that an identity is found by."""
         return hashlib.sha256(f"{len(issuer)}:{issuer}{subject}".encode()).hexdigest()
 
 
 class UsedState(models.Model):
-    """The `state` of a provider flow that came back: it does not pass a second time."""
+    """The digest of a `state` that has been used: it isn't accepted again."""
 
     digest = models.CharField(max_length=64, primary_key=True, editable=False)
     expires_at = models.DateTimeField()
@@ -501,11 +506,11 @@ class UsedState(models.Model):
 
 
 class RateCounter(models.Model):
-    """A limit's count where the cache cannot hold it: it is down, or does not count in one step."""
+    """A limit's counter, if the cache is down or can't count atomically."""
 
     key = models.CharField(max_length=128, primary_key=True, editable=False)
     count = models.PositiveIntegerField(default=0)
-    # Whether the last answer was a refusal: the first one is worth an event.
+    # Whether a request has been refused in this window: only the first refusal is recorded.
     refused = models.BooleanField(default=False, editable=False)
     resets_at = models.DateTimeField()
 
@@ -523,7 +528,7 @@ class RateCounter(models.Model):
 
 
 class AuthEvent(AppendOnlyModel):
-    """Something that happened. Rows are added and, past their time, pruned; never changed."""
+    """Something that happened. Rows are added and pruned, never changed."""
 
     class Kind(models.TextChoices):
         LOGGED_IN = "logged_in", _("logged in")
@@ -569,12 +574,12 @@ class AuthEvent(AppendOnlyModel):
     ip_address = models.GenericIPAddressField(
         pgettext_lazy("authentication", "address"), null=True, blank=True
     )
-    # What familiarity is judged by: the address, or the /64 of an IPv6 one.
+    # Decides whether an address is familiar: the IPv4 address, or the /64 of an IPv6 address.
     network = models.CharField(max_length=43, blank=True, editable=False)
     user_agent = models.CharField(_("user agent"), max_length=512, blank=True)
     provider = models.CharField(_("provider"), max_length=64, blank=True)
     reason = models.CharField(pgettext_lazy("authentication", "reason"), max_length=200, blank=True)
-    # SHA-256 of the session's id, shortened: events outlive sessions and must not name a live one.
+    # The shortened SHA-256 of the session's id: events outlive sessions and must not name a live one.
     session_digest = models.CharField(_("session"), max_length=16, blank=True)
 
     objects: ClassVar[models.Manager[Any]] = AppendOnlyQuerySet.as_manager()

@@ -11,7 +11,7 @@ from rest_framework.permissions import BasePermission
 from . import public_role
 
 if TYPE_CHECKING:
-    # DRF's views import this module through DEFAULT_PERMISSION_CLASSES: it cannot import them in turn.
+    # DRF's views import this module through DEFAULT_PERMISSION_CLASSES, so it can't import them.
     from rest_framework.request import Request
     from rest_framework.views import APIView
 
@@ -25,20 +25,20 @@ ACTIONS = {
     "PATCH": "change",
     "DELETE": "delete",
 }
-"""The model permission that each method needs. What is not here (OPTIONS) is closed to anonymous requests."""
+"""The model permission that each method needs. Methods that aren't listed (OPTIONS) are closed to anonymous requests.
+"""
 
 
 class PrivateByDefault(BasePermission):
-    """Let a signed-in user pass; an anonymous request where the public role has the permission it needs.
+    """Allow signed-in users, and anonymous requests that the public role has the permission for.
 
-    The model is that of the view's `queryset`, `get_queryset()` or `model`; a view without one is closed to
-    anonymous requests. To open a view to everybody, give it DRF's `AllowAny` instead. Finer rights of
-    signed-in users are the host's own: put `DjangoModelPermissions` (or another) beside this one, or combine
-    them with `&` and `|`.
+    The model is that of the view's `queryset`, `get_queryset()` or `model`. A view without one is closed to anonymous
+    requests. To open a view to everyone, give it DRF's `AllowAny` instead. Finer rights of signed-in users are up to
+    the host: add `DjangoModelPermissions` (or another class), or combine them with `&` and `|`.
     """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        # None where UNAUTHENTICATED_USER says so.
+        # None if the host sets UNAUTHENTICATED_USER to None.
         user: Any = request.user
         if user is not None and user.is_authenticated:
             return True
@@ -47,7 +47,7 @@ class PrivateByDefault(BasePermission):
 
 
 def permission_needed(method: str, view: Any) -> str | None:
-    """Return what an anonymous request needs, as "app_label.codename"; None where nothing will do."""
+    """Return the permission that an anonymous request needs, as "app_label.codename"; None if there is none."""
     action = ACTIONS.get(method)
     model = model_of(view) if action else None
     if action is None or model is None:
@@ -57,9 +57,9 @@ def permission_needed(method: str, view: Any) -> str | None:
 
 
 def model_of(view: Any) -> Any:
-    """Return the model that a view is about, or None.
+    """Return the model of a view, or None.
 
-    A `get_queryset` that fails, as one does that reckons with a signed-in user, leaves the view closed.
+    If `get_queryset` fails, for example because it expects a signed-in user, the view stays closed.
     """
     from rest_framework.generics import GenericAPIView
 
@@ -71,9 +71,9 @@ def model_of(view: Any) -> Any:
         if getattr(view, "queryset", None) is not None:
             return view.queryset.model
     except Exception as error:
-        # No traceback: anybody can send such a request, as often as they like.
+        # No traceback: anyone can send such a request, as often as they like.
         logger.warning(
-            "the model of %s could not be found out, so it is closed: %r", type(view).__name__, error
+            "the model of %s could not be determined, so the view is closed: %r", type(view).__name__, error
         )
         return None
     model = getattr(view, "model", None)

@@ -1,6 +1,6 @@
-"""What we listen to, and which capability reacts.
+"""Connects Django's signals to the capabilities that react to them.
 
-A reaction takes effect at once, no matter who makes the change, and leaves an event.
+A reaction takes effect immediately, no matter who makes the change, and leaves an event.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from . import backends, caller, events, public_role, sessions
 
 
 def connect() -> None:
-    """Listen. Once, when the apps are ready.
+    """Connect the receivers. Called once, when the apps are ready.
 
-    Signals of models always with a sender: one listener to all models has Django load every row that a host deletes.
+    Signals of models are always connected with a sender: with a receiver for all models, Django would load every row
+    that a host deletes.
     """
     request_started.connect(caller.remember)
     request_finished.connect(caller.forget)
 
-    # Logins and logouts by another door, such as Django admin's form.
+    # Logins and logouts outside our API, such as in Django admin.
     user_logged_in.connect(events.record_elsewhere)
     user_login_failed.connect(backends.record_failed_login_elsewhere)
     user_logged_out.connect(events.record_elsewhere)
@@ -31,10 +32,10 @@ def connect() -> None:
     user_model = get_user_model()
     password = user_model._meta.get_field("password")
     for model in apps.get_models():
-        # Each saves in its own name: a proxy, a parent or child with a table of its own.
+        # Each of these sends the signal as itself: a proxy, or a parent or child with its own table.
         if issubclass(model, password.model):
             post_save.connect(sessions.end_at_new_password, sender=model)
-        # Of these only a proxy deletes in its own name.
+        # Of these, only a proxy sends post_delete as itself.
         if model._meta.concrete_model is user_model._meta.concrete_model:
             post_delete.connect(events.record_user_deleted, sender=model)
         if issubclass(model, Group):

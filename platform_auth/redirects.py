@@ -1,8 +1,9 @@
-"""Which URLs we send people to. A URL is judged as a string, before anything is looked up.
+"""Which URLs we send people to.
 
-Two lists decide: a `reset_url` must equal an entry byte for byte; a `redirect` must be a local path, have the origin
-of PUBLIC_URL, or equal an entry. Before either comparison a filter refuses whatever two parsers could read
-differently, so that what we compare is what a browser follows (WHATWG URL against RFC 3986).
+A URL is judged as a string, before anything is looked up. A `reset_url` must equal an entry of its allow-list byte
+for byte. A `redirect` must be a local path, have the origin of PUBLIC_URL, or equal an entry of its list. Before
+that, a filter refuses everything that two parsers could read differently (WHATWG URL and RFC 3986), so that browsers
+follow what we compared.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ _ORIGIN = re.compile(
     r"(?::(?P<port>[1-9][0-9]{0,4}))?"
 )
 
-# What makes a browser take a host for an IPv4 address (WHATWG URL, "ends in a number").
+# Browsers read a host as an IPv4 address if its last label looks like this (WHATWG URL, "ends in a number").
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 def check_reset_url(url: str) -> str:
-    """Return `url` if a reset mail may link to it. Raises InvalidPayload, the same for every refusal."""
+    """Return `url` if a reset email may link to it. Raises InvalidPayload, the same for every reason."""
     if url not in conf.PASSWORD_RESET_URL_ALLOW_LIST or not is_unambiguous(url, for_reset=True):
         raise errors.InvalidPayload(_("This URL is not in PASSWORD_RESET_URL_ALLOW_LIST."), field="reset_url")
     return url
@@ -53,10 +54,10 @@ def check_redirect(url: str) -> str:
 
 
 def is_unambiguous(url: str, *, for_reset: bool = False) -> bool:
-    """Return whether every parser reads a URL (or local path) alike.
+    """Return whether all parsers read a URL (or local path) alike.
 
-    A reset URL is absolute, may hold a fragment, and has one place for the token: the placeholder, once and behind the
-    origin, or else the query, in which no other `token` stands.
+    A reset URL is absolute and may have a fragment. The token has one place in it: the placeholder, which occurs
+    once, after the origin; or else the query, which must not have a `token` yet.
     """
     plain = url.replace(PLACEHOLDER, "token", 1) if for_reset else url
     if not 1 <= len(url) <= MAX_LENGTH or not _PRINTABLE.fullmatch(plain):
@@ -82,26 +83,26 @@ def is_unambiguous(url: str, *, for_reset: bool = False) -> bool:
 
 
 def is_local_path(url: str) -> bool:
-    """Return whether a URL is a path of this site ("/..." but not "//...")."""
+    """Return whether a URL is a path on this site ("/..." but not "//...")."""
     return url.startswith("/") and not url.startswith(("//", "/\\"))
 
 
 def public_url() -> str:
-    """Return PUBLIC_URL without a trailing slash. Raises ImproperlyConfigured where it is missing."""
+    """Return PUBLIC_URL without a trailing slash. Raises ImproperlyConfigured if it is missing."""
     if conf.PUBLIC_URL is None:
         raise ImproperlyConfigured('Set PLATFORM_AUTH["PUBLIC_URL"] to the base URL of this site.')
     return conf.PUBLIC_URL
 
 
 def with_token(url: str, token: str) -> str:
-    """Put a reset token where {token} stands, else into the query of a URL."""
+    """Put a reset token in place of {token}, or else into the query of a URL."""
     if PLACEHOLDER in url:
         return url.replace(PLACEHOLDER, quote(token, safe=""))
     return with_parameter(url, "token", token)
 
 
 def with_parameter(url: str, name: str, value: str) -> str:
-    """Add one parameter to the query of a URL, before its fragment, keeping what is there."""
+    """Add one parameter to the query of a URL and keep everything else, including the fragment."""
     rest, hash_sign, fragment = url.partition("#")
     query = rest.partition("?")[2]
     separator = "?" if "?" not in rest else "&" if query and not query.endswith("&") else ""
@@ -109,7 +110,7 @@ def with_parameter(url: str, name: str, value: str) -> str:
 
 
 def origin_of(url: str) -> str | None:
-    """Return the origin of an absolute URL as a browser writes it: default ports left out."""
+    """Return the origin of an absolute URL as a browser writes it, without a default port."""
     match = _ORIGIN.match(url)
     if match is None or (url[match.end() :] and url[match.end()] not in "/?#"):
         return None
@@ -119,11 +120,11 @@ def origin_of(url: str) -> str | None:
 
 
 def _is_canonical(host: str) -> bool:
-    """Return whether browsers keep a host as it is written: they rewrite addresses, and refuse labels that are none."""
+    """Return whether browsers keep a host as it is written. They rewrite some addresses and refuse invalid labels."""
     try:
         if host.startswith("["):
             address = ipaddress.IPv6Address(host[1:-1])
-            # Python's own spelling of a mapped one differs between its versions.
+            # Python versions differ in how they write an IPv4-mapped address.
             return f"[{address}]" == host and address.ipv4_mapped is None
         *_others, last = labels = host.split(".")
         if _NUMBER.fullmatch(last):
@@ -136,6 +137,6 @@ def _is_canonical(host: str) -> bool:
 
 
 def _has_token(query: str) -> bool:
-    """Return whether a query has a `token` that is not the placeholder's."""
+    """Return whether a query has a `token` other than the placeholder's."""
     fields = parse_qsl(query.replace(";", "&"), keep_blank_values=True)
     return any(name == "token" and value != PLACEHOLDER for name, value in fields)

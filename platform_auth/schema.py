@@ -1,4 +1,4 @@
-"""OpenAPI (drf-spectacular, the extra `openapi`): how callers sign in, and what our views say of themselves."""
+"""OpenAPI (drf-spectacular, the extra `openapi`): the security schemes, and what our views declare."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from .http.endpoint import Operation
 from .http.shapes import Shape
 
 PREFIX = "PlatformAuth"
-"""Begins the names of our components, so that they are none of the host's."""
+"""The prefix of our components' names, so that they don't clash with the host's."""
 
 
 class AccessTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    """The access token: in the Authorization header, or in the cookie of mode `session`."""
+    """The access token, in the Authorization header or in the cookie of mode `session`."""
 
     target_class = "platform_auth.authentication.AccessTokenAuthentication"
     match_subclasses = True
     name = ["accessToken", "accessTokenCookie"]
 
     def get_security_requirement(self, auto_schema: Any) -> Any:
-        """Say that either will do."""
+        """Return both, as alternatives."""
         return [{name: []} for name in self.name]
 
     def get_security_definition(self, auto_schema: Any) -> Any:
@@ -43,7 +43,7 @@ class AccessTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-unty
 
 
 class StatelessAccessTokenScheme(AccessTokenScheme):  # type: ignore[no-untyped-call]
-    """The same token, believed without a look-up."""
+    """The same token, accepted without a lookup."""
 
     target_class = "platform_auth.authentication.StatelessAccessTokenAuthentication"
     name = ["statelessAccessToken", "statelessAccessTokenCookie"]
@@ -67,7 +67,7 @@ class Errors(Shape):
 
 
 class ShapeNames(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
-    """The names of our components."""
+    """Names our components."""
 
     target_class = "platform_auth.http.shapes.Shape"
     match_subclasses = True
@@ -81,7 +81,7 @@ class ShapeNames(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
 
 
 class ViewSchema(OpenApiViewExtension):  # type: ignore[no-untyped-call]
-    """What the methods of a view of ours, or of a host's subclass, declare."""
+    """Describes the methods of our views, and of a host's subclasses, from their `Operation`."""
 
     target_class = "platform_auth.http.endpoint.ApiView"
     match_subclasses = True
@@ -92,14 +92,14 @@ class ViewSchema(OpenApiViewExtension):  # type: ignore[no-untyped-call]
 
 @functools.cache
 def _described(target: Any) -> Any:
-    """Return a subclass of a view for drf-spectacular to look at; one for all URLs of the view."""
+    """Return a subclass of a view for drf-spectacular to inspect; the same one for all URLs of the view."""
     view: Any = type(target.__name__, (target,), {"__doc__": target.__doc__})
     if view.authentication_classes:
-        # Those that admit a session before its second factor is set up take the same token.
+        # Views that admit a session before its second factor is set up use the same token.
         view.authentication_classes = [AccessTokenAuthentication]
     for method, operation in view.operations.items():
         handler = getattr(view, method.lower())
-        # What a host says by `extend_schema` itself goes first.
+        # A host's own `extend_schema` has priority.
         if "schema" in getattr(handler, "kwargs", {}):
             continue
         name = f"{PREFIX}{target.__name__.removesuffix('View')}{method.title()}Answer"
@@ -122,7 +122,7 @@ def _successes(operation: Operation, name: str) -> dict[int, Any]:
 
 @functools.cache
 def _answer(operation: Operation, name: str) -> Any:
-    """Return the shape of a whole answer: one for a view of ours and a host's subclass of the same name."""
+    """Return the shape of a whole answer; one for our view and a host's subclass with the same name."""
     body = dict(operation.extra) | ({"data": operation.gives} if operation.gives else {})
     return inline_serializer(name, body) if body else None
 

@@ -1,7 +1,7 @@
-"""Secrets at rest: seal(purpose, text) and unseal.
+"""Encryption of secrets at rest: `seal(purpose, text)` and `unseal`.
 
-Fernet (AES-128-CBC with HMAC-SHA256) under a key that HKDF derives for each purpose from ENCRYPTION_KEYS, newest
-first. The purpose names the row and the field, so a ciphertext that is moved to another row does not open.
+Fernet (AES-128-CBC with HMAC-SHA256), with a key for each purpose that HKDF derives from ENCRYPTION_KEYS, newest
+first. The purpose names row and field, so a ciphertext that is moved to another row can't be decrypted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _VERSION = "v1."
 
 
 class SealBroken(ImproperlyConfigured):
-    """A sealed secret does not open: its key is gone from the settings, or it was altered or moved."""
+    """A secret can't be decrypted: its key is no longer in the settings, or it was altered or moved."""
 
 
 @sensitive_variables()
@@ -31,27 +31,27 @@ def _fernet(purpose: str) -> MultiFernet:
 
 @sensitive_variables()
 def seal(purpose: str, text: str) -> str:
-    """Encrypt a text for one purpose (such as "totp:42") under the newest key."""
+    """Encrypt a text for one purpose (such as "totp:42") with the newest key."""
     return _VERSION + _fernet(purpose).encrypt(text.encode()).decode()
 
 
 @sensitive_variables()
 def unseal(purpose: str, sealed: str, *, max_age: int | None = None) -> str:
-    """Decrypt what `seal` made for the same purpose, at most `max_age` seconds ago. Raises SealBroken."""
+    """Decrypt what `seal` made for the same purpose at most `max_age` seconds ago. Raises SealBroken."""
     try:
         if not sealed.startswith(_VERSION):
             raise InvalidToken
         return _fernet(purpose).decrypt(sealed.removeprefix(_VERSION).encode(), ttl=max_age).decode()
     except (InvalidToken, UnicodeError):
         raise SealBroken(
-            f"The secret sealed for {purpose!r} does not open: put the key that sealed it back into "
+            f"The secret sealed for {purpose!r} can't be decrypted: put the key that sealed it back into "
             'PLATFORM_AUTH["ENCRYPTION_KEYS"] (or SECRET_KEY_FALLBACKS), or enter the secret again.'
         ) from None
 
 
 @sensitive_variables()
 def is_current(purpose: str, sealed: str) -> bool:
-    """Return whether a secret is sealed under the newest key."""
+    """Return whether a secret is sealed with the newest key."""
     key = derive_key(conf.ENCRYPTION_KEYS[0], label=f"seal:{purpose}")
     try:
         Fernet(base64.urlsafe_b64encode(key)).decrypt(sealed.removeprefix(_VERSION).encode())
@@ -61,10 +61,10 @@ def is_current(purpose: str, sealed: str) -> bool:
 
 
 class Secret(property):
-    """A row's secret in clear. `column` stores it, sealed for `purpose(row)`.
+    """A row's secret in plain text. `column` stores it, sealed for `purpose(row)`.
 
-    Reading raises SealBroken. An empty column raises it too, because anyone can compute the codes of an empty key;
-    only an `optional` secret may be empty.
+    Reading raises SealBroken, also if the column is empty, because anyone can compute the codes of an empty key. Only
+    an `optional` secret may be empty.
     """
 
     def __init__(self, column: str, purpose: Callable[[Any], str], *, optional: bool = False) -> None:

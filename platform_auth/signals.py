@@ -1,10 +1,9 @@
-"""What a host project may listen to.
+"""Signals that a host project can connect to.
 
-Every signal is sent with `send_robust` when what it tells is written: a receiver that fails is logged and changes
-nothing. Within a transaction of the host's that is before the commit, for which `transaction.on_commit` waits.
-`sender` is the user model. All carry `user` (None where there is no account), `request` (the Django request, or
-None) and `client` (`platform_auth.caller.Caller`: address, user agent, device).
-None carries a password, code or token.
+Each is sent with `send_robust` after the change is written: a receiver that fails is logged and changes nothing.
+Inside a transaction of the host's, that is before the commit; use `transaction.on_commit` to wait for it. `sender` is
+the user model. All carry `user` (None if there is no account), `request` (the Django request, or None) and `client`
+(a `platform_auth.caller.Caller`: address, user agent, device). None of them carries a password, code or token.
 """
 
 from __future__ import annotations
@@ -15,34 +14,33 @@ logged_in = Signal()
 """A session was opened. Also: `session` (RefreshSession), `provider` (its key, or "")."""
 
 login_failed = Signal()
-"""A log-in was refused. Also: `email` (as typed), `reason` ("credentials", "otp", "limited", "provider")."""
+"""A login failed. Also: `email` (as typed), `reason` ("credentials", "otp", "limited" or "provider")."""
 
 refreshed = Signal()
 """A refresh token was rotated. Also: `session`."""
 
 logged_out = Signal()
-"""A session was ended by its user. Also: `session`."""
+"""A session ended because its user logged out, or a new login replaced it. Also: `session`."""
 
 refresh_token_reused = Signal()
-"""A spent refresh token came back, so it had leaked; its session is over. Also: `session`."""
+"""A rotated refresh token was used again, so it has leaked; its session was ended. Also: `session`."""
 
 password_reset_requested = Signal()
-"""The request for a reset was worked off.
+"""A password reset request was processed.
 
-Also: `outcome` ("sent", "unknown", "inactive", "provider_only", "limited", "mail_error",
-"dead"). "mail_error" comes when the mail fails first, and once more when it is given up; between the two it is tried
-again, so "sent" may follow. "dead": by the time of its mail the link had expired, newer ones had taken its place, or
-the account had changed.
+Also: `outcome` ("sent", "unknown", "inactive", "provider_only", "limited", "mail_error" or "dead"). "mail_error" is
+sent when the email fails for the first time and again when the last attempt has failed; between the two, "sent" may
+follow. "dead": when the email was due, the link had expired or been superseded, or the account had changed.
 """
 
 password_reset = Signal()
-"""A password was set by the link of a mail; every session of the user is over."""
+"""A password was set using the link in an email; all sessions of the user have ended."""
 
 password_changed = Signal()
-"""A signed-in user changed the password. Also: `session`, the one that goes on."""
+"""A signed-in user changed their password. Also: `session`, the one that stays."""
 
 factor_enabled = Signal()
-"""A second factor was confirmed."""
+"""A second factor was turned on."""
 
 factor_disabled = Signal()
 """A second factor was removed. Also: `by` ("user" or "admin")."""

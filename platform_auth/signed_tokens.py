@@ -1,9 +1,9 @@
 """Signed tokens (JWT): the keys, the kinds, and the checks that all kinds share.
 
-The one module that knows djangorestframework-simplejwt, of which it takes the `TokenBackend` alone: its tokens, views
-and settings read the host's global SIMPLE_JWT. Rules of RFC 8725: one algorithm, one `typ` for each kind, keys only
-from the settings, every claim required and compared exactly. Headers that name or carry keys (`jku`, `jwk`, `x5c`,
-`x5u`) or ask for extensions (`crit`, `b64`, `zip`) are refused unread.
+The only module that uses djangorestframework-simplejwt, and only its `TokenBackend`: simplejwt's tokens, views and
+settings read the host's global SIMPLE_JWT. The rules are those of RFC 8725: one algorithm, one `typ` for each kind,
+keys only from the settings, every claim required and compared exactly. Headers that name or carry keys (`jku`, `jwk`,
+`x5c`, `x5u`) or ask for extensions (`crit`, `b64`, `zip`) are refused without being read.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .conf import Algorithm, conf
 
 MAX_LENGTH = 4096
 CLOCK_SKEW = timedelta(seconds=10)
-"""How far in the future `iat` may lie: another node's clock. Nothing is added to `exp`."""
+"""How far in the future `iat` may be, because another node's clock may be ahead. There is no leeway for `exp`."""
 MINIMUM_HS256_BYTES = 32
 
 
 class Kind(NamedTuple):
-    """A kind of token: its `token_type` claim, its `typ` header, the claims that it has beside the common ones."""
+    """A kind of token: its `token_type` claim, its `typ` header, and its claims in addition to the common ones."""
 
     token_type: str
     typ: str
@@ -43,13 +43,13 @@ class Kind(NamedTuple):
     optional_claims: frozenset[str] = frozenset()
 
 
-# PyJWT takes padding too; one token has one spelling here (RFC 7515, 2).
+# PyJWT accepts padding too. Here a token has exactly one spelling (RFC 7515, 2).
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _COMMON_CLAIMS = frozenset({"sub", "jti", "iss", "aud", "iat", "exp", "token_type"})
 
 
 class Key(NamedTuple):
-    """A configured key. `signing` is None for a public one, which only verifies; `backend` verifies with it."""
+    """A configured key. `signing` is None for a public key, which only verifies; `backend` verifies with it."""
 
     kid: str
     signing: Any
@@ -61,7 +61,7 @@ class Key(NamedTuple):
 
 
 def keyring() -> dict[str, Key]:
-    """Return the configured keys by `kid`, newest first. Raises ImproperlyConfigured."""
+    """Return the configured keys by their `kid`, newest first. Raises ImproperlyConfigured."""
     return _keyring(conf.SIGNING_ALGORITHM, tuple(conf.SIGNING_KEYS))
 
 
@@ -72,7 +72,7 @@ def public_keys() -> list[dict[str, Any]]:
     algorithm = get_default_algorithms()[conf.SIGNING_ALGORITHM]
     return [
         {
-            # `use` and not `key_ops`: one of them (RFC 7517, 4.3).
+            # `use` without `key_ops`: a key should have only one of them (RFC 7517, 4.3).
             **{k: v for k, v in algorithm.to_jwk(key.verifying, as_dict=True).items() if k != "key_ops"},
             "kid": key.kid,
             "use": "sig",
@@ -84,7 +84,7 @@ def public_keys() -> list[dict[str, Any]]:
 
 @sensitive_variables()
 def sign(kind: Kind, claims: dict[str, Any], *, now: datetime, lifetime: timedelta) -> str:
-    """Return a token with these claims beside the common ones; a `jti` among them is kept."""
+    """Return a token with these claims and the common ones. A `jti` among them is kept."""
     payload = {
         "jti": str(uuid.uuid4()),
         **claims,
@@ -103,13 +103,14 @@ def sign(kind: Kind, claims: dict[str, Any], *, now: datetime, lifetime: timedel
 def verify(kind: Kind, raw_token: str) -> dict[str, Any]:
     """Return the claims of a token of this kind. Raises TokenExpired, or InvalidToken for everything else.
 
-    Each claim must be there, of its exact type, and nothing else; only then it is asked whether its time is over.
+    Every claim must be present, of its exact type, with no others. Only then is the expiry checked.
     """
     backend = _key_of(kind, raw_token).backend
     try:
         claims: dict[str, Any] = backend.decode(raw_token)
     except TokenBackendExpiredToken:
-        # Its signature was good. Check the claims before saying that it expired: it may be for another site.
+        # The signature is right, so check the claims before reporting that it has expired: it may be for another
+        # site.
         claims = backend.decode(raw_token, verify=False)
     # PyJWT before 2.15 raises the last two for an infinite time and for deeply nested JSON.
     except (TokenBackendError, OverflowError, RecursionError):
@@ -132,7 +133,7 @@ def verify(kind: Kind, raw_token: str) -> dict[str, Any]:
 
 @sensitive_variables()
 def _key_of(kind: Kind, raw_token: str) -> Key:
-    """Return the key that a token's header names. Raises InvalidToken for any other header than ours."""
+    """Return the key that a token's header names. Raises InvalidToken for any header that isn't exactly ours."""
     try:
         if len(raw_token) <= MAX_LENGTH and _COMPACT.fullmatch(raw_token):
             header = jwt.get_unverified_header(raw_token)
@@ -161,13 +162,15 @@ def _load(algorithm: Algorithm, raw: bytes) -> Key:
         try:
             prepare(raw)
         except jwt.InvalidKeyError:
-            raise ImproperlyConfigured("A signing key for HS256 is a secret, not a PEM or SSH key.") from None
+            raise ImproperlyConfigured(
+                "A signing key for HS256 must be a secret, not a PEM or SSH key."
+            ) from None
         return _key(algorithm, raw, signing=raw, verifying=raw)
     try:
         signing = prepare(raw) if b"PRIVATE KEY" in raw else None
         verifying = signing.public_key() if signing else prepare(raw)
     except (jwt.PyJWTError, ValueError, TypeError):
-        raise ImproperlyConfigured(f"A signing key is no PEM key for {algorithm}.") from None
+        raise ImproperlyConfigured(f"A signing key for {algorithm} must be a PEM key.") from None
     if algorithm == "RS256" and verifying.key_size < 2048:
         raise ImproperlyConfigured("A signing key for RS256 needs 2048 bits or more.")
     spki = verifying.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -176,6 +179,6 @@ def _load(algorithm: Algorithm, raw: bytes) -> Key:
 
 @sensitive_variables()
 def _key(algorithm: Algorithm, material: bytes, *, signing: Any, verifying: Any) -> Key:
-    # simplejwt verifies HS256 with the signing key. The leeway is for `iat`: `verify` checks `exp` again, without it.
+    # simplejwt verifies HS256 with the signing key. The leeway is for `iat`; `verify` checks `exp` again without it.
     backend = TokenBackend(algorithm, verifying, verifying, leeway=CLOCK_SKEW)
     return Key(hashlib.sha256(material).hexdigest()[:8], signing, verifying, backend)

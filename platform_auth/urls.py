@@ -1,4 +1,4 @@
-"""The table of contents. Every path answers with and without a trailing slash: clients send none."""
+"""All endpoints, mounted at /auth. Every path works with and without a trailing slash, because clients send none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optional, mounted at /users: what the official SDK calls there."""
+"""Optional endpoints for the official SDKs, mounted at /users."""
 
 from __future__ import annotations
 

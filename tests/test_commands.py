@@ -52,7 +52,7 @@ def run(name: str, *arguments: str, **options: Any) -> str:
 
 
 def fill(user: Any, *, count: int = 1) -> None:
-    """Make `count` rows that are over in each table, and one in each that is not."""
+    """Create `count` expired rows in each table, and one that isn't."""
     now = timezone.now()
     for index in range(count + 1):
         ends = now + timedelta(hours=1) if index == 0 else now - timedelta(seconds=index)
@@ -73,11 +73,11 @@ TABLES = (RefreshSession, PasswordResetToken, PendingFactor, UsedState, RateCoun
 
 @pytest.mark.django_db
 class TestPrune:
-    """security.md, row 128: idempotent, batched, bounded, safe beside traffic and itself, never needed for
+    """security.md, row 128: idempotent, batched, safe during traffic and concurrent runs, never needed for
     correctness.
     """
 
-    def test_what_is_over_goes_and_what_is_not_stays(self, user: Any) -> None:
+    def test_expired_rows_are_deleted_and_others_stay(self, user: Any) -> None:
         fill(user, count=3)
 
         text = run("platform_auth_prune")
@@ -100,7 +100,7 @@ class TestPrune:
         assert "6 rows would be deleted" in text
         assert not [query for query in captured if query["sql"].startswith("DELETE")]
 
-    def test_retention_is_a_setting(self, user: Any, configure: Any) -> None:
+    def test_the_retention_of_events_can_be_set(self, user: Any, configure: Any) -> None:
         fill(user)
         configure(EVENT_RETENTION=timedelta(days=365))
 
@@ -109,7 +109,7 @@ class TestPrune:
         assert AuthEvent.objects.count() == 2
 
     @pytest.mark.django_db(transaction=True)
-    def test_it_goes_in_batches_of_their_own(self, user: Any) -> None:
+    def test_rows_are_deleted_in_batches(self, user: Any) -> None:
         """No statement and no transaction touches more rows than a batch."""
         fill(user, count=7)
         with CaptureQueriesContext(connection) as captured:
@@ -123,8 +123,8 @@ class TestPrune:
         begun = [sql for sql in statements if sql.startswith(("BEGIN", "COMMIT"))]
         assert len(begun) >= len(deletes)
 
-    def test_a_session_that_lives_again_stays(self, user: Any) -> None:
-        """The DELETE asks for the time again: what was extended after it was picked is not deleted."""
+    def test_a_session_that_was_extended_meanwhile_stays(self, user: Any) -> None:
+        """The DELETE checks the time again, so a session that was extended meanwhile isn't deleted."""
         fill(user)
         session = RefreshSession.objects.order_by("expires_at").first()
         assert session is not None
@@ -147,7 +147,7 @@ class TestPrune:
     @pytest.mark.race
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="one writer at a time")
-    def test_two_at_once_share_the_work(self, user: Any) -> None:
+    def test_two_concurrent_runs_share_the_work(self, user: Any) -> None:
         fill(user, count=40)
 
         texts = together(*[lambda: run("platform_auth_prune", "--batch-size", "5")] * 3)
@@ -159,15 +159,13 @@ class TestPrune:
     @pytest.mark.race
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="one writer at a time")
-    def test_rows_that_somebody_holds_do_not_hold_it_up(
-        self, user: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_locked_rows_do_not_block_it(self, user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(platform_auth_prune, "MAX_IDLE", 1)
         fill(user, count=3)
         held = RefreshSession.objects.order_by("expires_at").first()
         with transaction.atomic():
             RefreshSession.objects.select_for_update().get(pk=held.pk)
-            # It ends while the row is held, or this never would.
+            # It ends while the row is locked; otherwise this would never end.
             (text,) = together(lambda: run("platform_auth_prune"))
 
         assert RefreshSession.objects.count() == 2
@@ -183,7 +181,7 @@ class TestPrune:
 
 @pytest.mark.django_db
 class TestRotateKeys:
-    """security.md, rows 31 and 122: secrets at rest move under a new key, and the old one can go."""
+    """security.md, rows 31 and 122: secrets at rest are encrypted with a new key, and the old one can be removed."""
 
     def make_secrets(self) -> tuple[TOTPFactor, PendingFactor, OAuthProvider]:
         factor = TOTPFactor(user=make_user())
@@ -199,7 +197,7 @@ class TestRotateKeys:
         provider.save()
         return factor, pending, provider
 
-    def test_all_secrets_move_and_the_old_key_can_go(self, settings: Any) -> None:
+    def test_all_secrets_are_encrypted_again_and_the_old_key_can_be_removed(self, settings: Any) -> None:
         factor, pending, provider = self.make_secrets()
         old = settings.SECRET_KEY
         settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new-" * 16, [old]
@@ -207,7 +205,7 @@ class TestRotateKeys:
         text = run("platform_auth_rotate_keys")
         settings.SECRET_KEY_FALLBACKS = []
 
-        assert "4 secrets sealed again, 0 under" in text
+        assert "4 secrets encrypted again, 0 already" in text
         for row in (factor, pending, provider):
             row.refresh_from_db()
         assert factor.secret == "JBSWY3DPEHPK3PXP"
@@ -220,7 +218,7 @@ class TestRotateKeys:
         with CaptureQueriesContext(connection) as captured:
             text = run("platform_auth_rotate_keys")
 
-        assert "0 secrets sealed again, 4 under the newest key already" in text
+        assert "0 secrets encrypted again, 4 already use the newest key" in text
         assert not [query for query in captured if query["sql"].startswith("UPDATE")]
 
     def test_a_dry_run_writes_nothing(self, settings: Any) -> None:
@@ -228,7 +226,7 @@ class TestRotateKeys:
         settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new-" * 16, [settings.SECRET_KEY]
         before = factor.sealed_secret
 
-        assert "4 secrets would be sealed again" in run("platform_auth_rotate_keys", "--dry-run")
+        assert "4 secrets would be encrypted again" in run("platform_auth_rotate_keys", "--dry-run")
 
         factor.refresh_from_db()
         assert factor.sealed_secret == before
@@ -243,11 +241,11 @@ class TestRotateKeys:
         factor.refresh_from_db()
         assert factor.secret == "JBSWY3DPEHPK3PXP"
 
-    def test_what_does_not_open_is_named_and_left_alone(self, settings: Any) -> None:
+    def test_a_secret_that_cannot_be_decrypted_is_named_and_kept(self, settings: Any) -> None:
         factor, _pending, _provider = self.make_secrets()
         settings.SECRET_KEY = "new-" * 16
 
-        with pytest.raises(CommandError, match="4 secrets do not open"):
+        with pytest.raises(CommandError, match="4 secrets can't be decrypted"):
             run("platform_auth_rotate_keys")
 
         settings.SECRET_KEY = "tests-" + "x" * 60
@@ -255,7 +253,7 @@ class TestRotateKeys:
         assert factor.secret == "JBSWY3DPEHPK3PXP"
 
     def test_a_secret_that_changes_meanwhile_wins(self, settings: Any) -> None:
-        """Safe beside traffic: an enrolment between reading and writing is not overwritten."""
+        """Safe during traffic: an enrolment between reading and writing is not overwritten."""
         factor, _pending, _provider = self.make_secrets()
         settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new-" * 16, [settings.SECRET_KEY]
         writes: list[str] = []
@@ -283,7 +281,7 @@ class TestRotateKeys:
             factor.save()
         settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new-" * 16, [settings.SECRET_KEY]
 
-        assert "5 secrets sealed again" in run("platform_auth_rotate_keys")
+        assert "5 secrets encrypted again" in run("platform_auth_rotate_keys")
         assert all(
             sealing.is_current(f"totp:{row.user_id}", row.sealed_secret) for row in TOTPFactor.objects.all()
         )
@@ -291,7 +289,7 @@ class TestRotateKeys:
 
 @pytest.mark.django_db
 class TestDoctor:
-    def test_it_says_what_the_installation_will_do(self) -> None:
+    def test_it_shows_what_the_installation_will_do(self) -> None:
         with override_settings(**PRODUCTION):
             text = run("platform_auth_doctor")
 
@@ -305,11 +303,11 @@ class TestDoctor:
             "https://site.example",
             "/auth/login",
             "REMOTE_ADDR",
-            "nothing is wrong",
+            "no problems found",
         ):
             assert fact in text
 
-    def test_it_says_it_as_json(self) -> None:
+    def test_it_can_print_json(self) -> None:
         OAuthProvider.objects.create(key="github", label="GitHub", kind="github", enabled=True)
         with override_settings(**PRODUCTION):
             facts = json.loads(run("platform_auth_doctor", "--json"))
@@ -321,7 +319,7 @@ class TestDoctor:
     def test_it_fails_on_an_error_and_names_the_fix(self) -> None:
         with override_settings(**{**PRODUCTION, "PLATFORM_AUTH": {"PUBLIC_URL": None}}):
             out = StringIO()
-            with pytest.raises(CommandError, match="1 errors"):
+            with pytest.raises(CommandError, match="1 error"):
                 call_command("platform_auth_doctor", stdout=out)
 
         assert "platform_auth.E004" in out.getvalue()
@@ -338,19 +336,19 @@ class TestDoctor:
             {"TFA_REQUIRED_GROUPS": None},
         ],
     )
-    def test_it_does_not_fall_ill_itself(self, configured: Any) -> None:
+    def test_it_works_with_wrong_settings(self, configured: Any) -> None:
         with (
             override_settings(**{**PRODUCTION, "PLATFORM_AUTH": {**GOOD, **configured}}),
-            pytest.raises(CommandError, match="errors"),
+            pytest.raises(CommandError, match="error"),
         ):
             run("platform_auth_doctor")
 
-    def test_it_tells_of_a_proxy_that_another_process_saw(self) -> None:
+    def test_it_reports_a_proxy_that_another_process_saw(self) -> None:
         events.record(AuthEvent.Kind.PROXY_IGNORED, who=Caller(None, ""))
         with override_settings(**PRODUCTION):
             facts = json.loads(run("platform_auth_doctor", "--json"))
 
-        assert facts["callers"]["ignored_a_forwarding_header_of_a_private_address"] is True
+        assert facts["callers"]["ignored_a_forwarding_header_from_a_private_address"] is True
         assert [check["id"] for check in facts["checks"]] == ["platform_auth.W042"]
 
     def test_it_prints_no_secret(self, user: Any) -> None:

@@ -1,4 +1,4 @@
-"""How often: section 5 of the contract, security.md, rows 110 to 117."""
+"""Limits, as in the contract; security.md, rows 110 to 117."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HERE = "203.0.113.7"
 
 
 class BrokenCache(LocMemCache):
-    """A cache whose server is gone."""
+    """A cache whose server is down."""
 
     def _gone(self, *args: Any, **kwargs: Any) -> Any:
         raise ConnectionError("the cache is down")
@@ -37,7 +37,7 @@ def caches(settings: Any, backend: str, **more: Any) -> None:
 
 @pytest.fixture(params=["as configured", "down", "dummy"])
 def counted(request: pytest.FixtureRequest, settings: Any, db: None) -> str:
-    """Where the counts are."""
+    """Where counts are stored."""
     match request.param:
         case "down":
             caches(settings, f"{__name__}.BrokenCache")
@@ -48,7 +48,7 @@ def counted(request: pytest.FixtureRequest, settings: Any, db: None) -> str:
 
 @pytest.fixture
 def api(clock: Any) -> Api:
-    """A client from one address, at a clock that stands at the start of a minute and an hour."""
+    """A client with one address; the clock is stopped at the start of a minute and an hour."""
     clock.move_to(NOW.replace(minute=0, second=0))
     return Api(REMOTE_ADDR=HERE)
 
@@ -68,14 +68,14 @@ class TestLogin:
         self, api: Api, user: Any, counted: str, clock: Any
     ) -> None:
         assert statuses(api, user.email, 6) == [401] * 5 + [429]
-        # The password is not looked at any more.
+        # The password isn't checked any more.
         refused = attempt(api, user.email, PASSWORD)
         assert (refused.status_code, code_of(refused)) == (429, "REQUESTS_EXCEEDED")
 
         clock.shift(61)
         assert attempt(api, user.email, PASSWORD).status_code == 200
 
-    def test_its_answer_says_when_to_come_again(self, api: Api, user: Any, counted: str, clock: Any) -> None:
+    def test_the_answer_has_retry_after(self, api: Api, user: Any, counted: str, clock: Any) -> None:
         statuses(api, user.email, 5)
         clock.shift(20)
 
@@ -86,7 +86,7 @@ class TestLogin:
         assert response["Retry-After"] == "40"
         assert not response.cookies
 
-    def test_an_account_that_does_not_exist_is_limited_the_same(self, api: Api, user: Any) -> None:
+    def test_an_account_that_does_not_exist_is_limited_alike(self, api: Api, user: Any) -> None:
         known = [attempt(api, user.email) for _ in range(7)]
         unknown = [attempt(api, "nobody@example.com") for _ in range(7)]
 
@@ -121,7 +121,7 @@ class TestLogin:
         assert attempt(strangers[0], user.email).status_code == 401
 
     def test_a_success_gives_back_what_it_took_from_the_address(self, api: Api, counted: str) -> None:
-        """An office behind one address logs in at nine."""
+        """An office behind one address can log in at nine."""
         office = [make_user() for _ in range(40)]
 
         assert {attempt(api, user.email, PASSWORD).status_code for user in office} == {200}
@@ -142,7 +142,7 @@ class TestLogin:
             assert statuses(api, user.email, 4) == [401] * 4
             assert attempt(api, user.email, PASSWORD).status_code == 200
 
-    def test_a_success_of_the_attackers_own_does_not_clear_the_addresss_count(
+    def test_a_success_with_the_attackers_own_account_does_not_clear_the_address(
         self, api: Api, user: Any
     ) -> None:
         """security.md, row 112."""
@@ -153,14 +153,12 @@ class TestLogin:
 
         assert answers.count(401) == 30 or answers.count(401) == 29
 
-    def test_a_failure_gives_nothing_back(self, api: Api, user: Any) -> None:
+    def test_a_failure_gives_back_nothing(self, api: Api, user: Any) -> None:
         attempt(api, user.email)
 
         assert statuses(api, user.email, 5) == [401] * 4 + [429]
 
-    def test_the_limits_are_settings_and_a_partial_dict_changes_just_what_it_names(
-        self, api: Api, user: Any, configure: Any
-    ) -> None:
+    def test_a_partial_setting_changes_only_what_it_names(self, api: Api, user: Any, configure: Any) -> None:
         configure(LIMITS={"login": {"account_and_address": "2/10m"}})
 
         assert statuses(api, user.email, 3) == [401, 401, 429]
@@ -168,7 +166,7 @@ class TestLogin:
         answers = [attempt(api, f"nobody{number}@example.com").status_code for number in range(27)]
         assert answers == [401] * 26 + [429]
 
-    def test_the_first_refusal_of_a_window_is_an_event(self, api: Api, user: Any, counted: str) -> None:
+    def test_only_the_first_refusal_of_a_window_is_recorded(self, api: Api, user: Any, counted: str) -> None:
         statuses(api, user.email, 9)
 
         assert AuthEvent.objects.filter(kind="login_limited").count() == 1
@@ -180,7 +178,7 @@ class TestLogin:
 
         assert attempt(api, user.email, PASSWORD).status_code == 200
 
-    def test_what_is_counted_is_no_address_and_no_email(self, api: Api, user: Any, counted: str) -> None:
+    def test_keys_contain_no_address_and_no_email(self, api: Api, user: Any, counted: str) -> None:
         attempt(api, user.email)
 
         kept = " ".join(RateCounter.objects.values_list("key", flat=True))
@@ -191,14 +189,14 @@ class TestLogin:
 
 
 class TestNobodyIsLockedOut:
-    """security.md, row 111: an attacker cannot."""
+    """security.md, row 111: an attacker can't lock anyone out."""
 
     def flood(self, email: str, addresses: int = 21) -> None:
         """Fail five times from each of many addresses."""
         for number in range(addresses):
             statuses(Api(REMOTE_ADDR=f"198.51.100.{number}"), email, 5)
 
-    def test_an_address_that_the_account_knows_is_let_through(self, user: Any, clock: Any) -> None:
+    def test_a_familiar_address_is_allowed(self, user: Any, clock: Any) -> None:
         victim = Api(REMOTE_ADDR=HERE)
         victim.login(user.email)
         clock.shift(29 * 86400)
@@ -209,33 +207,33 @@ class TestNobodyIsLockedOut:
         user.refresh_from_db()
         assert user.is_active
 
-    def test_so_is_one_that_completed_a_reset(self, user: Any) -> None:
+    def test_an_address_that_completed_a_reset_is_allowed(self, user: Any) -> None:
         AuthEvent.objects.create(kind="password_reset", user=user, ip_address=HERE, network=HERE)
         self.flood(user.email)
 
         assert attempt(Api(REMOTE_ADDR=HERE), user.email, PASSWORD).status_code == 200
 
-    def test_after_thirty_days_it_is_known_no_more(self, user: Any, clock: Any) -> None:
+    def test_after_thirty_days_an_address_is_no_longer_familiar(self, user: Any, clock: Any) -> None:
         Api(REMOTE_ADDR=HERE).login(user.email)
         clock.shift(30 * 86400 + 1)
         self.flood(user.email)
 
         assert attempt(Api(REMOTE_ADDR=HERE), user.email, PASSWORD).status_code == 429
 
-    def test_a_log_in_that_failed_makes_nothing_known(self, user: Any) -> None:
+    def test_a_failed_login_does_not_make_an_address_familiar(self, user: Any) -> None:
         attempt(Api(REMOTE_ADDR=HERE), user.email)
         self.flood(user.email)
 
         assert attempt(Api(REMOTE_ADDR=HERE), user.email, PASSWORD).status_code == 429
 
-    def test_what_one_account_knows_is_nothing_to_another(self, user: Any) -> None:
+    def test_an_address_is_familiar_to_one_account_only(self, user: Any) -> None:
         Api(REMOTE_ADDR=HERE).login(make_user().email)
         self.flood(user.email)
 
         assert attempt(Api(REMOTE_ADDR=HERE), user.email, PASSWORD).status_code == 429
 
-    def test_a_lookalike_account_of_the_attackers_makes_no_address_known(self) -> None:
-        """On a database whose collation takes é for e."""
+    def test_an_account_with_a_lookalike_address_makes_no_address_familiar(self) -> None:
+        """With a collation that treats é as e."""
         if connection.vendor == "mysql" and get_user_model()._meta.get_field("email").unique:
             pytest.skip("there cannot be such an account")
         victim = make_user("jose@example.com")
@@ -252,7 +250,7 @@ class TestNobodyIsLockedOut:
 
         assert attempt(Api(REMOTE_ADDR=HERE), "nobody@example.com", PASSWORD).status_code == 429
 
-    def test_a_missing_account_costs_the_same_statements(self, user: Any) -> None:
+    def test_a_missing_account_runs_the_same_statements(self, user: Any) -> None:
         """Timing must not reveal whether an account exists."""
         asked = []
         for email in (user.email, "nobody@example.com"):
@@ -263,7 +261,7 @@ class TestNobodyIsLockedOut:
 
         assert asked[0] == asked[1]
 
-    def test_a_known_address_is_still_limited_by_itself(self, user: Any, clock: Any) -> None:
+    def test_a_familiar_address_still_has_its_own_limit(self, user: Any, clock: Any) -> None:
         clock.move_to(NOW.replace(minute=0, second=0))
         api = Api(REMOTE_ADDR=HERE)
         api.login(user.email)
@@ -271,7 +269,7 @@ class TestNobodyIsLockedOut:
 
         assert statuses(api, user.email, 6) == [401] * 5 + [429]
 
-    def test_the_events_are_asked_only_when_the_limit_is_hit(self, user: Any) -> None:
+    def test_events_are_only_queried_if_the_limit_is_reached(self, user: Any) -> None:
         asked: list[bool] = []
         who = caller.Caller(HERE, "")
 
@@ -280,7 +278,7 @@ class TestNobodyIsLockedOut:
 
         assert not asked
 
-    def test_a_refresh_and_an_open_session_go_on(self, user: Any) -> None:
+    def test_refreshes_and_open_sessions_are_not_affected(self, user: Any) -> None:
         api = Api(REMOTE_ADDR=HERE)
         api.login(user.email)
         self.flood(user.email)
@@ -289,7 +287,7 @@ class TestNobodyIsLockedOut:
         assert api.get("/api/whoami").status_code == 200
 
 
-class TestTheAddress:
+class TestAddress:
     """security.md, row 114."""
 
     def test_a_forged_header_gives_no_new_count(self, api: Api, user: Any) -> None:
@@ -326,7 +324,7 @@ class TestTheAddress:
         assert answers == [401] * 5 + [429]
         assert attempt(Api(REMOTE_ADDR="2001:db8:0:2::1"), user.email).status_code == 401
 
-    def test_no_address_at_all_is_no_limit_by_address_and_no_500(self, user: Any, clock: Any) -> None:
+    def test_without_an_address_there_is_no_limit_by_address(self, user: Any, clock: Any) -> None:
         api = Api(REMOTE_ADDR="")
 
         assert statuses(api, user.email, 40) == [401] * 40
@@ -350,7 +348,7 @@ class TestRefresh:
         clock.shift(60)
         assert api.refresh().status_code == 200
 
-    def test_an_unknown_token_counts_nothing(self, api: Api, user: Any) -> None:
+    def test_an_unknown_token_is_not_counted(self, api: Api, user: Any) -> None:
         for _ in range(70):
             assert api.post("/auth/refresh", {"refresh_token": "A" * 64}).status_code == 401
 
@@ -365,16 +363,16 @@ class TestRefresh:
 
 
 class TestWithoutTheCache:
-    """security.md, row 115: never a 500, never unlimited, and it says so."""
+    """security.md, row 115: never a 500, never unlimited, and it is logged."""
 
-    def test_a_cache_that_is_down_is_said_in_the_log(
+    def test_a_cache_that_is_down_is_logged(
         self, api: Api, user: Any, settings: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         caches(settings, f"{__name__}.BrokenCache")
 
         api.login(user.email)
 
-        assert "the cache cannot count" in caplog.text
+        assert "the cache failed" in caplog.text
         assert RateCounter.objects.exists()
 
     @pytest.mark.parametrize(
@@ -405,13 +403,13 @@ class TestWithoutTheCache:
         limits.take_login("a@example.com", who, is_familiar=bool)
 
 
-class TestTheOneTimePassword:
+class TestOneTimePassword:
     """security.md, row 13: in the database, 10 in any 15 minutes and 35 in any 24 hours."""
 
     SHORT, LONG = 900, 86400
 
     def fail(self, user: Any, count: int = 1) -> list[float]:
-        """Have wrong codes counted, as many as are looked at; return when."""
+        """Enter wrong codes as long as they are checked; return when."""
         at = []
         for _ in range(count):
             if not limits.otp_wait(user):
@@ -420,12 +418,12 @@ class TestTheOneTimePassword:
         return at
 
     def wait(self, user: Any) -> float:
-        """Return the wait of a user whose next code is not looked at."""
+        """Return the wait of a user whose next code isn't checked."""
         seconds = limits.otp_wait(user)
         assert seconds
         return seconds
 
-    def test_ten_in_a_quarter_and_35_in_a_day(self, user: Any, clock: Any) -> None:
+    def test_ten_in_15_minutes_and_35_in_a_day(self, user: Any, clock: Any) -> None:
         taken = 0
         for _quarter in range(5):
             taken += len(self.fail(user, 12))
@@ -435,8 +433,8 @@ class TestTheOneTimePassword:
         clock.shift(self.LONG)
         assert not limits.otp_wait(user)
 
-    def test_nowhere_is_there_an_edge_around_which_more_pass(self, user: Any, clock: Any) -> None:
-        """One try, then ten more just before and just after its quarter is over."""
+    def test_no_more_pass_around_the_edge_of_a_window(self, user: Any, clock: Any) -> None:
+        """One try, then ten more just before and just after its 15 minutes have passed."""
         self.fail(user)
         clock.shift(self.SHORT - 10)
         taken = self.fail(user, 12)
@@ -446,8 +444,8 @@ class TestTheOneTimePassword:
         assert len(taken) == 10
 
     @pytest.mark.parametrize("pace", [7, 89, 91, 300, 899, 901, 2469])
-    def test_the_limits_hold_for_any_stretch_of_time(self, user: Any, clock: Any, pace: int) -> None:
-        """Whoever tries at any pace for hours or days, in bursts of ever other sizes."""
+    def test_the_limits_hold_for_any_period(self, user: Any, clock: Any, pace: int) -> None:
+        """For any pace over hours or days, in bursts of any size."""
         taken: list[float] = []
         tries = min(300, 2 * self.LONG // pace)
         for number in range(tries):
@@ -459,8 +457,8 @@ class TestTheOneTimePassword:
             assert sum(start <= at < start + self.SHORT for at in taken) <= 10
             assert sum(start <= at < start + self.LONG for at in taken) <= 35
 
-    def test_each_place_is_free_again_by_itself(self, user: Any, clock: Any) -> None:
-        """Not all at once: a try of now has its place for the whole of the time."""
+    def test_tries_expire_one_by_one(self, user: Any, clock: Any) -> None:
+        """Not all at once: each try counts for the whole window."""
         for _ in range(10):
             self.fail(user)
             clock.shift(10)
@@ -470,14 +468,14 @@ class TestTheOneTimePassword:
         assert len(self.fail(user, 3)) == 1
         assert self.wait(user) == 10
 
-    def test_few_failures_keep_nobody_out(self, user: Any, clock: Any) -> None:
-        """One a day for as long as one likes."""
+    def test_few_failures_never_lock_out(self, user: Any, clock: Any) -> None:
+        """One failure a day, for any time."""
         for _day in range(60):
             assert self.fail(user)
             clock.shift(self.LONG - 60)
 
-    def test_the_longer_of_two_waits_is_told(self, user: Any, clock: Any) -> None:
-        """Both limits are hit: it is the day that one waits for."""
+    def test_the_longer_of_two_waits_is_returned(self, user: Any, clock: Any) -> None:
+        """Both limits are reached, so the wait is that of the day."""
         for _ in range(3):
             assert len(self.fail(user, 10)) == 10
             clock.shift(self.SHORT)
@@ -487,7 +485,7 @@ class TestTheOneTimePassword:
         clock.shift(self.LONG - 3 * self.SHORT)
         assert len(self.fail(user, 12)) == 10
 
-    def test_both_hit_at_once(self, user: Any, clock: Any, configure: Any) -> None:
+    def test_both_limits_can_be_reached_at_once(self, user: Any, clock: Any, configure: Any) -> None:
         configure(LIMITS={"otp": {"short": "2/15m", "long": "3/d"}})
         self.fail(user)
         clock.shift(1000)
@@ -514,9 +512,7 @@ class TestTheOneTimePassword:
         clock.shift(40)
         assert len(self.fail(user, 9)) == 3
 
-    def test_a_lower_limit_waits_for_as_many_as_it_allows(
-        self, user: Any, configure: Any, clock: Any
-    ) -> None:
+    def test_lowering_a_limit_applies_at_once(self, user: Any, configure: Any, clock: Any) -> None:
         for _ in range(5):
             self.fail(user)
             clock.shift(10)
@@ -524,7 +520,7 @@ class TestTheOneTimePassword:
 
         assert self.wait(user) == self.SHORT - 20
 
-    def test_what_no_longer_counts_is_pruned(self, user: Any, clock: Any) -> None:
+    def test_old_failures_are_pruned(self, user: Any, clock: Any) -> None:
         self.fail(user, 3)
         clock.shift(self.LONG + 1)
         self.fail(user, 2)
@@ -534,14 +530,14 @@ class TestTheOneTimePassword:
         assert FailedCode.objects.count() == 2
 
 
-class TestACountGivenBack:
-    """In the database, where a count has no name of its own for each window."""
+class TestCountGivenBack:
+    """In the database, where a count has no separate key for each window."""
 
     @pytest.fixture(autouse=True)
     def _in_the_database(self, settings: Any) -> None:
         caches(settings, "django.core.cache.backends.dummy.DummyCache")
 
-    def test_late_is_no_other_one(self, clock: Any) -> None:
+    def test_given_back_late_it_does_not_change_a_later_window(self, clock: Any) -> None:
         who = caller.Caller(HERE, "")
         under_way = limits.take_login("a@example.com", who, is_familiar=bool)
         clock.shift(60)
@@ -551,7 +547,7 @@ class TestACountGivenBack:
 
         assert RateCounter.objects.get(key__contains=":login:address:").count == 1
 
-    def test_after_a_refusal_is_free_for_another(self, clock: Any, configure: Any) -> None:
+    def test_given_back_after_a_refusal_it_allows_another_attempt(self, clock: Any, configure: Any) -> None:
         configure(LIMITS={"login": {"address": "2/m"}})
         who = caller.Caller(HERE, "")
         first = limits.take_login("a@example.com", who, is_familiar=bool)
@@ -564,13 +560,13 @@ class TestACountGivenBack:
         limits.take_login("d@example.com", who, is_familiar=bool)
 
 
-class TestAnOutage:
+class TestOutage:
     """A 503 costs no attempt."""
 
     def counts(self) -> list[int]:
         return list(RateCounter.objects.order_by("key").values_list("count", flat=True))
 
-    def test_what_a_login_took_is_given_back(self, settings: Any, clock: Any) -> None:
+    def test_what_a_login_counted_is_given_back(self, settings: Any, clock: Any) -> None:
         caches(settings, "django.core.cache.backends.dummy.DummyCache")
         attempt = limits.take_login("a@example.com", caller.Caller(HERE, ""), is_familiar=bool)
         assert self.counts() == [1, 1, 1]
@@ -581,7 +577,7 @@ class TestAnOutage:
 
         assert self.counts() == [0, 0, 0]
 
-    def test_not_where_it_was_refused(self, settings: Any, clock: Any) -> None:
+    def test_a_refused_attempt_is_not_given_back(self, settings: Any, clock: Any) -> None:
         caches(settings, "django.core.cache.backends.dummy.DummyCache")
         attempt = limits.take_login("a@example.com", caller.Caller(HERE, ""), is_familiar=bool)
 
@@ -591,7 +587,7 @@ class TestAnOutage:
         assert self.counts() == [1, 1, 1]
 
 
-class TestThePasswordMail:
+class TestPasswordRequest:
     def test_twenty_requests_an_hour_from_an_address(self, counted: str, clock: Any) -> None:
         clock.move_to(NOW.replace(minute=0, second=0))
         who = caller.Caller(HERE, "")
@@ -603,7 +599,7 @@ class TestThePasswordMail:
         limits.take_password_request(caller.NOBODY)
         limits.take_password_request(caller.Caller("203.0.113.8", ""))
 
-    def test_five_mails_an_hour_to_an_account(self, counted: str, clock: Any) -> None:
+    def test_five_emails_an_hour_to_an_account(self, counted: str, clock: Any) -> None:
         clock.move_to(NOW.replace(minute=0, second=0))
 
         assert [limits.allows_password_mail("a@example.com") for _ in range(6)] == [True] * 5 + [False]

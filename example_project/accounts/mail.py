@@ -1,4 +1,4 @@
-"""The demo's mails: on the console, and a file each in a folder."""
+"""The demo's emails: printed, and saved as files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.core.mail.backends.filebased import EmailBackend as FolderBackend
 
 
 class ConsoleAndFolderBackend(BaseEmailBackend):
-    """Sends nothing: prints each mail and writes it to a new file in EMAIL_FILE_PATH."""
+    """Prints each email and saves it as a file in EMAIL_FILE_PATH, instead of sending it."""
 
     def __init__(self, fail_silently: bool = False, **kwargs: Any) -> None:
         super().__init__(fail_silently=fail_silently)

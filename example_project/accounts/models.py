@@ -1,4 +1,4 @@
-"""A user model whose username is the e-mail address."""
+"""A user model whose username is the email address."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UserManager(BaseUserManager["User"]):
 
 class User(AbstractUser):
     username = None  # type: ignore[assignment]
-    email = models.EmailField("e-mail address", unique=True)
+    email = models.EmailField("email address", unique=True)
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
@@ -30,7 +30,7 @@ class User(AbstractUser):
     objects: ClassVar[UserManager] = UserManager()  # type: ignore[assignment]
 
     class Meta(AbstractUser.Meta):
-        # One account per address however it is spelt, and an index for the look-up at log-in.
+        # One account per email address regardless of case, and an index for the lookup at login.
         constraints = [models.UniqueConstraint(Lower("email"), name="user_email_unique")]
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ POLICY = (
 def content_security_policy(
     get_response: Callable[[HttpRequest], HttpResponse],
 ) -> Callable[[HttpRequest], HttpResponse]:
-    """Set the policy on each answer that brings none of its own."""
+    """Set the policy on every response that doesn't have its own."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)

@@ -1,4 +1,4 @@
-"""A host site of platform_auth, small enough to read in a minute. The environment may change it."""
+"""An example site that uses platform_auth. Environment variables change its settings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 
 DEBUG = env.bool("DEBUG", default=True)
-# Without DEBUG there is no default: the site does not start on a key that everybody knows.
+# No default without DEBUG: the site must not start with a key that everyone knows.
 SECRET_KEY = env.str("SECRET_KEY", **({"default": "only-for-the-demo-" + "x" * 40} if DEBUG else {}))
 PUBLIC_URL = env.str("PUBLIC_URL", **({"default": "http://localhost:8000"} if DEBUG else {}))
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1"] if DEBUG else [])
 
-# Whether Django admin asks for the second factor: whoever has none set up yet is locked out of it.
+# Whether Django admin asks for the second factor. Admins who haven't set one up are locked out of it.
 ADMIN_OTP = env.bool("ADMIN_OTP", default=False)
 
 INSTALLED_APPS = [
@@ -63,7 +63,7 @@ TEMPLATES = [
     }
 ]
 
-# Users: an e-mail address and a password, hashed with Argon2id.
+# Users: an email address and a password, hashed with Argon2id.
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["platform_auth.backends.EmailBackend", "platform_auth.backends.PublicRoleBackend"]
 PASSWORD_HASHERS = [
@@ -88,14 +88,14 @@ PLATFORM_AUTH = {
     "PUBLIC_URL": PUBLIC_URL,
     # "milliseconds" for the official JavaScript SDKs.
     "EXPIRES_UNIT": env.str("EXPIRES_UNIT", default="seconds"),
-    # PASSWORD_RESET_URL_ALLOW_LIST is read from the environment by the package itself.
+    # The package itself reads PASSWORD_RESET_URL_ALLOW_LIST from the environment.
     "OAUTH_REDIRECT_ALLOW_LIST": env.list("OAUTH_REDIRECT_ALLOW_LIST", default=[]),
     # The demo's identity provider runs on this machine.
     "OAUTH_PRIVATE_HOSTS": ["127.0.0.1"] if DEBUG else [],
     "TRUSTED_PROXY_COUNT": env.int("TRUSTED_PROXY_COUNT", default=0),
 }
 
-# Browser apps of other origins, by their exact origin; cookies go with their requests.
+# The exact origins of browser apps; their requests include cookies.
 CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=["http://localhost:3000"] if DEBUG else [])
 CORS_ALLOW_CREDENTIALS = True
 CSRF_TRUSTED_ORIGINS = CORS_ALLOWED_ORIGINS
@@ -109,7 +109,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-# Room for the counts of all limits: a full LocMem forgets.
+# Enough entries for all limits: a full LocMemCache drops some.
 CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://?max_entries=100000")}
 
 if "EMAIL_URL" in env:

@@ -1,4 +1,4 @@
-"""The admin that asks for a one-time password too: the factor that users set up through the API."""
+"""The admin site that also asks for a one-time password: the second factor that users set up through the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For a WSGI server: `gunicorn config.wsgi`."""
+"""The application for a WSGI server: `gunicorn config.wsgi`."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from django.db import models
 
 
 class Note(models.Model):
-    # Null: written by nobody in particular, through the public role.
+    # Null if an anonymous request created it, through the public role.
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.CASCADE, related_name="notes", null=True, blank=True
     )

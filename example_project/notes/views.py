@@ -1,7 +1,7 @@
-"""The site's own API: everybody who is signed in reads the notes, and changes their own.
+"""The site's own API: signed-in users read all notes and change their own.
 
-Private by default through REST_FRAMEWORK in the settings: nothing here mentions log-in. A permission of the
-public role (in Django admin: Groups, Public) opens it to everybody.
+REST_FRAMEWORK in the settings makes it private by default, so nothing here mentions login. A permission of the public
+role (in Django admin: Groups, Public) opens it to everyone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Django admin: a module per list, and the links on a user's own page."""
+"""Django admin: a module for each list, and the links on a user's own page."""
 
 from __future__ import annotations
 

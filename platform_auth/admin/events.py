@@ -15,7 +15,7 @@ from .rows import ProviderFilter, ReadOnlyAdmin
 
 @admin.register(AuthEvent)
 class AuthEventAdmin(ReadOnlyAdmin):
-    """What happened. Nobody changes it here."""
+    """Events, read-only."""
 
     list_display = ("created_at", "kind", "user_link", "reason", "ip_address", "provider", "session_digest")
     list_filter = ("kind", ProviderFilter, ("created_at", admin.DateFieldListFilter))
@@ -33,6 +33,6 @@ class AuthEventAdmin(ReadOnlyAdmin):
     ends_with_user = False
 
     def get_urls(self) -> list[Any]:
-        """Bring the page that lists what the public role exposes: it has no model to hang on."""
+        """Add the page that lists what the public role exposes, which has no model of its own."""
         page = self.admin_site.admin_view(partial(exposure.page, site=self.admin_site))
         return [path("exposure/", page, name="platform_auth_exposure"), *super().get_urls()]

@@ -1,4 +1,4 @@
-"""What the public role exposes, as a page of Django admin."""
+"""The page in Django admin that shows what the public role exposes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..public_role import exposure
 
 
 def page(request: HttpRequest, *, site: AdminSite) -> HttpResponse:
-    """List every route of the host that answers without a token, for those who may see groups."""
+    """List every route of the host that answers without a token, for users who may see groups."""
     if not request.user.has_perm("auth.view_group") and not request.user.has_perm("auth.change_group"):
         raise PermissionDenied
     context = {

@@ -1,4 +1,4 @@
-"""Linked provider accounts in Django admin, to unlink them."""
+"""Linked provider accounts in Django admin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .rows import ReadOnlyAdmin, by
 
 @admin.register(OAuthIdentity)
 class OAuthIdentityAdmin(ReadOnlyAdmin):
-    """Linked provider accounts: to look at, and to delete."""
+    """Linked provider accounts, read-only; deleting one unlinks it."""
 
     list_display = ("user_link", "provider", "email", "subject", "created_at", "last_used_at")
     list_display_links = ("subject",)
@@ -24,7 +24,7 @@ class OAuthIdentityAdmin(ReadOnlyAdmin):
     fields = ("user_link", "provider", "issuer", "subject", "email", "created_at", "last_used_at")
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Allow it on our own pages too: deleting the row is all that unlinking takes."""
+        """Allow deleting on our own pages too: deleting the row is all that unlinking needs."""
         return self.has_end_permission(request)
 
     def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:

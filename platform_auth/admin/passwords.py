@@ -1,4 +1,4 @@
-"""Password reset links in Django admin, to withdraw them."""
+"""Password reset links in Django admin."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .rows import LiveFilter, ReadOnlyAdmin, record
 
 @admin.register(PasswordResetToken)
 class PasswordResetTokenAdmin(ReadOnlyAdmin):
-    """Links of reset mails that are still good."""
+    """Reset links that are still valid, read-only; an action revokes them."""
 
     list_display = ("created_at", "user_link", "ip_address", "expires_at")
     list_filter = (LiveFilter, ("created_at", admin.DateFieldListFilter))
     search_fields = ("ip_address__iexact",)
     fields = ("user_link", "ip_address", "created_at", "expires_at")
-    actions = ("withdraw_links",)
+    actions = ("revoke_links",)
 
     @admin.action(description=_("Revoke these links"), permissions=["end"])
-    def withdraw_links(self, request: HttpRequest, rows: QuerySet[PasswordResetToken]) -> None:
+    def revoke_links(self, request: HttpRequest, rows: QuerySet[PasswordResetToken]) -> None:
         count = 0
         for token in rows.iterator(chunk_size=1000):
             if rows.model._default_manager.filter(pk=token.pk).delete()[0]:
-                record(request, f"withdrew a reset link of user {token.user_id}")
+                record(request, f"revoked a reset link of user {token.user_id}")
                 count += 1
         text = ngettext("%(count)d link revoked.", "%(count)d links revoked.", count)
         self.message_user(request, text % {"count": count}, messages.SUCCESS)

@@ -1,4 +1,4 @@
-"""The form of a provider in Django admin: what its kind needs, secrets that are written alone, one's own password."""
+"""The form of a provider in Django admin: what its kind needs, write-only secrets, the admin's own password."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..models import OAuthProvider
 from ..providers import flow, outbound
 
 HARMLESS_FIELDS = ("label", "icon", "order", "enabled")
-"""What a provider's editor may change without the permission for the rest."""
+"""The fields that can be changed without the permission `change_provider_secrets`."""
 SECRET_FIELDS = ("client_secret", "private_key")
 
 Kind = OAuthProvider.Kind
@@ -32,18 +32,20 @@ _NEEDED: dict[Any, tuple[str, ...]] = {
     Kind.APPLE: ("team_id", "key_id", "private_key"),
     Kind.OAUTH2: ("authorization_url", "token_url", "userinfo_url", "id_field"),
 }
-"""The fields that each kind of provider needs; any other kind needs the client secret."""
+"""The fields that each kind of provider needs; all other kinds need the client secret."""
 
 
 class WriteOnlyTextarea(forms.Textarea):
-    """What is typed is not given back, as with a password."""
+    """A textarea that doesn't return what was typed, like a password field."""
 
     def format_value(self, value: Any) -> str:
         return ""
 
 
 class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A provider. Secrets are written and never shown; whom it talks to and lets in needs one's own password."""
+    """A provider. Secrets are never shown. Changing where it points or whom it lets in needs the admin's own
+    password.
+    """
 
     client_secret = forms.CharField(
         label=capfirst(_("client secret")),
@@ -80,9 +82,9 @@ class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
         ]
 
     request: HttpRequest
-    """The admin's request; set on a subclass for each."""
+    """The admin's request, set on a subclass for each request."""
     may_point_elsewhere: bool
-    """Whether its user may change more than HARMLESS_FIELDS; set likewise."""
+    """Whether its user may change more than HARMLESS_FIELDS, set likewise."""
 
     @sensitive_variables()
     def clean(self) -> dict[str, Any]:
@@ -109,7 +111,7 @@ class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error("key", _("This key is reserved."))
 
     def _check_kind(self, values: dict[str, Any]) -> None:
-        """Ask for what the kind needs, and judge its URLs as the flow will."""
+        """Require the fields that the kind needs, and check its URLs as the flow will."""
         kind = values.get("kind", self.instance.kind)
         for name in _NEEDED.get(kind, ("client_secret",)):
             is_stored = name in SECRET_FIELDS and getattr(self.instance, getattr(OAuthProvider, name).column)
@@ -153,7 +155,7 @@ class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @sensitive_variables()
     def _check_person(self, password: str) -> None:
-        """Let the admin show again who they are; counted by the limits of log-in."""
+        """Ask the admin for their password again, subject to the limits of login."""
         user: Any = self.request.user
         if (
             not user.has_usable_password()

@@ -22,7 +22,7 @@ from .rows import AuthAdmin, record
 
 @admin.register(OAuthProvider)
 class OAuthProviderAdmin(AuthAdmin):
-    """Providers: who may see them by Django's permissions, who may point them elsewhere by one of their own."""
+    """Providers. Django's permissions say who may see them, one of our own who may change where they point."""
 
     form = OAuthProviderForm
     list_display = ("label", "key", "kind", "enabled", "order", "tested_at")
@@ -78,10 +78,10 @@ class OAuthProviderAdmin(AuthAdmin):
     def disable_providers(self, request: HttpRequest, rows: QuerySet[OAuthProvider]) -> None:
         self._set_enabled(request, rows, enabled=False)
 
-    # Who may do what.
+    # Permissions
 
     def may_point_elsewhere(self, request: HttpRequest) -> bool:
-        """Return whether a user may change whom a provider talks to and lets in."""
+        """Return whether a user may change where a provider points and whom it lets in."""
         return request.user.has_perm("platform_auth.change_provider_secrets")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -95,7 +95,7 @@ class OAuthProviderAdmin(AuthAdmin):
         return [*fields, *(name for name in names if name not in HARMLESS_FIELDS)]
 
     def get_fieldsets(self, request: HttpRequest, obj: OAuthProvider | None = None) -> Any:
-        """Leave out what is written and never shown, for whom it is not written."""
+        """Leave out write-only fields for users who may not change them."""
         fieldsets = super().get_fieldsets(request, obj)
         if self.may_point_elsewhere(request) and (obj is None or self.has_change_permission(request, obj)):
             return fieldsets

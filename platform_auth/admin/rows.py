@@ -1,4 +1,6 @@
-"""What our lists share: no look-up of a secret, capped counts, and rows that are looked at and ended, never edited."""
+"""What our lists share: no search of secret columns, capped counts, and rows that can be viewed and ended but not
+edited.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +24,21 @@ from .. import caller, events
 from ..models import AuthEvent, OAuthProvider
 
 AT_MOST = 10_000
-"""Rows that a list counts; behind them its pages stop. Search and filters lead further."""
+"""How many rows a list counts. Its pages end there; search and filters lead further."""
 
 
 def capped_count(rows: QuerySet[Any]) -> int:
-    """Return how many rows there are, or AT_MOST: the same work at a thousand rows and at a million."""
+    """Return the number of rows, but at most AT_MOST: the same work with a thousand rows and with a million."""
     return rows.order_by()[:AT_MOST].count()
 
 
 def by(request: HttpRequest) -> str:
-    """Return what events say of who did it."""
+    """Return how events name the admin who did something."""
     return f"admin {request.user.pk}"
 
 
 def link(page: str, text: object, *args: object, **query: Any) -> str:
-    """Return a link to an admin page, such as "app_model_changelist", or just the text if the page does not exist."""
+    """Return a link to an admin page, such as "app_model_changelist", or just the text if there is no such page."""
     try:
         url = reverse(f"admin:{page}", args=args)
     except NoReverseMatch:
@@ -51,7 +53,7 @@ def record(request: HttpRequest, what: str, *, provider: str = "") -> None:
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts no more rows than AT_MOST."""
+    """Counts at most AT_MOST rows."""
 
     @cached_property
     def count(self) -> int:
@@ -59,7 +61,7 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 class LiveFilter(admin.SimpleListFilter):
-    """Rows whose time is not over, or is."""
+    """Filters live or expired rows."""
 
     title = pgettext_lazy("session", "state")
     parameter_name = "state"
@@ -73,7 +75,7 @@ class LiveFilter(admin.SimpleListFilter):
 
 
 class ProviderFilter(admin.SimpleListFilter):
-    """The provider of a log-in. Asks the few providers, not the many rows."""
+    """Filters by the provider of a login. Queries the few providers, not the many rows."""
 
     title = _("provider")
     parameter_name = "provider"
@@ -86,9 +88,8 @@ class ProviderFilter(admin.SimpleListFilter):
 
 
 class AuthAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A list whose queries ask for no column that no page shows.
-
-    Whether there are rows for ever longer prefixes would spell out what stands there.
+    """A list that can't be searched by secret columns: otherwise lookups of ever longer prefixes would spell out
+    their values.
     """
 
     class Media:
@@ -101,11 +102,11 @@ class AuthAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class ReadOnlyAdmin(AuthAdmin):
-    """To look at. Rows are not added, changed or deleted by hand, but may go together with their user."""
+    """A read-only list. Rows can't be added, changed or deleted by hand, but may be deleted along with their user."""
 
     paginator = CappedPaginator
     show_full_result_count = False
-    # Each would count all rows.
+    # Each of these would count all rows.
     show_facets = admin.ShowFacets.NEVER
     list_select_related: ClassVar[tuple[str, ...]] = ("user",)
     list_per_page = 50
@@ -118,10 +119,10 @@ class ReadOnlyAdmin(AuthAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse on our own pages; a page that deletes a user asks too, and takes the user's rows along."""
+        """Refuse deleting on our own pages. A page that deletes a user asks too, and may delete the user's rows."""
         name = (request.resolver_match and request.resolver_match.url_name) or ""
         own_pages = f"{self.opts.app_label}_{self.opts.model_name}_"
-        # The pages that delete: one row, and those selected in a list.
+        # The pages that delete one row, and those selected in a list.
         deletes = name.endswith(("_delete", "_changelist"))
         return self.ends_with_user and deletes and not name.startswith(own_pages)
 
@@ -132,7 +133,7 @@ class ReadOnlyAdmin(AuthAdmin):
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Refuse to do to all rows what the page said of AT_MOST."""
+        """Refuse an action on all rows if there are more than the AT_MOST that the page showed."""
         if queryset.order_by()[: AT_MOST + 1].count() > AT_MOST and request.POST.get("select_across") == "1":
             text = _(
                 "You selected more than %(limit)d rows. Narrow the list with a filter or a search first."
@@ -148,7 +149,7 @@ class ReadOnlyAdmin(AuthAdmin):
 
     @admin.display(description=_("user"), ordering="user")
     def user_link(self, row: Any) -> str:
-        """Return a link to the user's page where there is one, else the name."""
+        """Return a link to the user's page if there is one, else the user's name."""
         user = row.user
         if user is None:
             return "-"

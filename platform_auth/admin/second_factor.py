@@ -1,4 +1,4 @@
-"""Second factors in Django admin, to remove them."""
+"""Second factors in Django admin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .rows import ReadOnlyAdmin
 
 @admin.register(TOTPFactor)
 class TOTPFactorAdmin(ReadOnlyAdmin):
-    """Who has a second factor."""
+    """Second factors, read-only; an action removes them."""
 
     list_display = ("created_at", "user_link", "is_confirmed", "last_used_at")
     list_filter = (
@@ -25,7 +25,7 @@ class TOTPFactorAdmin(ReadOnlyAdmin):
     fields = ("user_link", "is_confirmed", "created_at", "last_used_at", "recovery_codes")
     actions = ("reset_factors",)
 
-    # django-otp's own name for it is not translated.
+    # django-otp's own name isn't translated.
     @admin.display(description=pgettext_lazy("second factor", "confirmed"), boolean=True)
     def is_confirmed(self, factor: TOTPFactor) -> bool:
         return bool(factor.confirmed)

@@ -1,4 +1,4 @@
-"""Sessions in Django admin, to end them."""
+"""Sessions in Django admin."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .rows import LiveFilter, ProviderFilter, ReadOnlyAdmin, by, link
 
 @admin.register(RefreshSession)
 class RefreshSessionAdmin(ReadOnlyAdmin):
-    """Who is logged in, from where, since when."""
+    """Sessions, read-only; actions end them."""
 
-    # What does not fit into the width of a screen stands last.
+    # Columns that don't fit on a screen come last.
     list_display = (
         "user_link",
         "device",

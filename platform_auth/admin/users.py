@@ -1,4 +1,4 @@
-"""A user's own page in Django admin: what the user has here, with links to the lists whose actions end it."""
+"""A user's own page in Django admin: links to the lists of the user's sessions, events, factors and so on."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ LINKS: dict[str, type[Model]] = {
     "platform_auth_linked_accounts": OAuthIdentity,
     "platform_auth_events": AuthEvent,
 }
-"""The fields of AccountLinks, each with the model that one must be allowed to see."""
+"""The fields of AccountLinks, each with the model that one must be allowed to view."""
 
 
 class AccountLinks:
-    """For the bases of a host's UserAdmin, in front: counts of what a user has here, which lead to the lists."""
+    """Mixin for a host's UserAdmin, first in its bases: counts of what belongs to the user, linked to the lists."""
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        """Return the host's, then ours."""
+        """Return the host's fields, then ours."""
         return [*super().get_readonly_fields(request, obj), *_visible(request, obj)]  # type: ignore[misc]
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        """Return the host's, then a section of ours."""
+        """Return the host's fieldsets, then one of ours."""
         fieldsets = [*super().get_fieldsets(request, obj)]  # type: ignore[misc]
-        # A page without fieldsets of its own lists all read-only fields: ours are there already.
+        # Without fieldsets, a page lists all read-only fields, so ours are there already.
         placed = flatten_fieldsets(fieldsets)
         fields = [name for name in _visible(request, obj) if name not in placed]
         return [*fieldsets, (_("Authentication"), {"fields": fields})] if fields else fieldsets
@@ -65,19 +65,19 @@ class AccountLinks:
 
 
 def show_on_user_pages() -> None:
-    """Put AccountLinks in front of the host's admin classes of users. Once, when the apps are ready."""
+    """Put AccountLinks in front of the bases of the host's user admin classes. Called once, when the apps are ready."""
     model = get_user_model()
     for site in all_sites:
         if not site.is_registered(model) or isinstance(site.get_model_admin(model), AccountLinks):
             continue
         host = type(site.get_model_admin(model))
         site.unregister(model)
-        # Under the host's name: Django's checks name the class that is to be mended.
+        # Keep the host's class name, which Django's checks show.
         site.register(model, type(host.__name__, (AccountLinks, host), {"__module__": host.__module__}))
 
 
 def _visible(request: HttpRequest, user: Any) -> list[str]:
-    """Return the fields that an admin may see: on the page of a user who is there, not on the form for a new one."""
+    """Return the fields that an admin may see on the page of an existing user, not on the form for a new one."""
     if user is None:
         return []
     return [

@@ -1,7 +1,7 @@
 """System checks: every setting that is mistyped, impossible or unsafe, with the fix as its hint.
 
-Those below E020 and W020 run always, those from there under `check --deploy`, those from E040 and W040 where
-checks may ask the database (`check --database default`, `migrate`).
+Errors and warnings below 20 always run, those from 20 to 39 under `check --deploy`, and those from 40 if checks may
+query the database (`check --database default`, `migrate`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who gets in, and who may do what: backends, hashers, views open by default, policies, the public role."""
+"""Authentication backends, hashers, permissions, second-factor policy, public role."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from .registry import Messages, check, nearest
 
 @check()
 def backends() -> Messages:
-    """W003-W005: who finds a user, and who knows the public role."""
+    """W003-W005: authentication backends that are missing or in the way."""
     classes = _classes(settings.AUTHENTICATION_BACKENDS)
     if conf.PASSWORD_LOGIN and not any(issubclass(cls, EmailBackend) for cls in classes):
         yield Warning(
-            "EmailBackend is not among AUTHENTICATION_BACKENDS, so nobody logs in with a local password.",
-            hint='Put "platform_auth.backends.EmailBackend" in front of AUTHENTICATION_BACKENDS.',
+            "EmailBackend is not in AUTHENTICATION_BACKENDS, so nobody can log in with a local password.",
+            hint='Put "platform_auth.backends.EmailBackend" first in AUTHENTICATION_BACKENDS.',
             id="platform_auth.W003",
         )
     if ModelBackend in classes:
         yield Warning(
-            "ModelBackend is among AUTHENTICATION_BACKENDS: it matches accounts that EmailBackend refuses.",
-            hint='Take "django.contrib.auth.backends.ModelBackend" out: EmailBackend brings the permissions '
-            "too, and logs in by user name in Django admin.",
+            "ModelBackend is in AUTHENTICATION_BACKENDS: it accepts logins that EmailBackend refuses.",
+            hint='Remove "django.contrib.auth.backends.ModelBackend": EmailBackend also provides the permissions, and '
+            "the login by user name in Django admin.",
             id="platform_auth.W004",
         )
     if not any(issubclass(cls, PublicRoleBackend) for cls in classes):
         yield Warning(
-            "PublicRoleBackend is not among AUTHENTICATION_BACKENDS: `has_perm` ignores the public role.",
+            "PublicRoleBackend is not in AUTHENTICATION_BACKENDS, so `has_perm` ignores the public role.",
             hint='Add "platform_auth.backends.PublicRoleBackend" to AUTHENTICATION_BACKENDS.',
             id="platform_auth.W005",
         )
@@ -49,7 +49,7 @@ def backends() -> Messages:
 
 @check(deploy=True)
 def hashers() -> Messages:
-    """E024: passwords without Argon2."""
+    """E024: new passwords don't use Argon2."""
     classes = _classes(settings.PASSWORD_HASHERS)
     if not classes or not issubclass(classes[0], Argon2PasswordHasher):
         yield Error(
@@ -63,7 +63,7 @@ def hashers() -> Messages:
 def _classes(paths: Iterable[str]) -> list[Any]:
     found = []
     for path in paths:
-        # Django itself says what cannot be imported, when it is used.
+        # Django itself reports what can't be imported, when it is used.
         with suppress(ImportError):
             found.append(import_string(path))
     return found
@@ -71,14 +71,14 @@ def _classes(paths: Iterable[str]) -> list[Any]:
 
 @check()
 def default_permissions() -> Messages:
-    """W006: DRF's own default leaves a view without permissions open to everybody."""
+    """W006: by DRF's default, a view without permissions is open to everyone."""
     try:
         classes: list[object] = list(api_settings.DEFAULT_PERMISSION_CLASSES)
     except ImportError:
         return
     if all(cls is AllowAny for cls in classes):
         yield Warning(
-            "A view of yours without permission_classes is open to everybody.",
+            "A view of yours without permission_classes is open to everyone.",
             hint='Set REST_FRAMEWORK["DEFAULT_PERMISSION_CLASSES"] to '
             '["platform_auth.permissions.PrivateByDefault"].',
             id="platform_auth.W006",
@@ -87,7 +87,7 @@ def default_permissions() -> Messages:
 
 @check("TFA_REQUIRED_GROUPS", deploy=True)
 def admin_without_factor() -> Messages:
-    """W026: a policy that the admin does not keep."""
+    """W026: a policy that Django admin doesn't enforce."""
     if not apps.is_installed("django.contrib.admin"):
         return
     from django.contrib import admin
@@ -104,25 +104,25 @@ def admin_without_factor() -> Messages:
 
 @check("TFA_REQUIRED_GROUPS", asks=Group)
 def missing_groups() -> Messages:
-    """W040: a policy for a group that is not there, and so for nobody."""
+    """W040: a policy for a group that doesn't exist, and so for nobody."""
     there = set(Group.objects.values_list("name", flat=True))
     for name in conf.TFA_REQUIRED_GROUPS:
         if name not in there:
             yield Warning(
-                f'TFA_REQUIRED_GROUPS: there is no group "{name}", so nobody in it must have a second factor.',
-                hint=nearest(name, there) if there else "Make the group in the admin, or take the name out.",
+                f'TFA_REQUIRED_GROUPS: there is no group "{name}", so this policy applies to nobody.',
+                hint=nearest(name, there) if there else "Create the group in the admin, or remove the name.",
                 id="platform_auth.W040",
             )
 
 
 @check("PUBLIC_ROLE", asks=Group)
 def reserved_rights() -> Messages:
-    """W041: rights of the public role that never count."""
+    """W041: permissions of the public role that have no effect."""
     if reserved := public_role.reserved():
         more = ", ..." if len(reserved) > 10 else ""
         yield Warning(
-            f'The public role "{conf.PUBLIC_ROLE}" holds rights over users, rights or sessions, which do not '
-            f"count for everybody: {', '.join(reserved[:10])}{more}.",
-            hint="Take them away from the group in the admin.",
+            f'The public role "{conf.PUBLIC_ROLE}" has permissions over users, permissions or sessions, which '
+            f"have no effect: {', '.join(reserved[:10])}{more}.",
+            hint="Remove them from the group in the admin.",
             id="platform_auth.W041",
         )

@@ -1,4 +1,4 @@
-"""Keys, and what is sealed by them."""
+"""Keys, and the secrets that are encrypted with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .registry import Messages, check
 
 MINIMUM_KEY_BYTES = 32
 SAMPLE = 100
-"""How many of the oldest and of the newest sealed factors are opened by way of trial."""
+"""How many of the oldest and of the newest factors are decrypted as a test."""
 
 
 @check("SIGNING_ALGORITHM", "SIGNING_KEYS", "ENCRYPTION_KEYS")
@@ -27,7 +27,7 @@ def keys() -> Messages:
         yield Error(
             f"The signing keys cannot be used: {error}",
             hint='Set PLATFORM_AUTH["SIGNING_KEYS"] to a list, newest first: for HS256 strings of 32 random '
-            "bytes or more, such as secrets.token_urlsafe(48); else PEM private keys. Without the setting, "
+            "bytes or more, such as secrets.token_urlsafe(48), otherwise PEM private keys. Without the setting, "
             "HS256 keys are derived from SECRET_KEY.",
             id="platform_auth.E006",
         )
@@ -39,21 +39,21 @@ def keys() -> Messages:
         yield Error(
             f'One of PLATFORM_AUTH["ENCRYPTION_KEYS"] has fewer than {MINIMUM_KEY_BYTES} bytes.',
             hint="Put a new one, such as secrets.token_urlsafe(48), in front of it, run "
-            "`manage.py platform_auth_rotate_keys`, then take the short one away.",
+            "`manage.py platform_auth_rotate_keys`, then remove the short one.",
             id="platform_auth.E007",
         )
     if own["SIGNING_KEYS"] & own["ENCRYPTION_KEYS"]:
         yield Error(
-            "A key stands in SIGNING_KEYS and in ENCRYPTION_KEYS.",
-            hint="Use one key for one purpose: put a new one in front of ENCRYPTION_KEYS, run "
-            "`manage.py platform_auth_rotate_keys`, then take the shared one out of it.",
+            "SIGNING_KEYS and ENCRYPTION_KEYS have a key in common.",
+            hint="Use a key for one purpose only: put a new one in front of ENCRYPTION_KEYS, run "
+            "`manage.py platform_auth_rotate_keys`, then remove the shared one from it.",
             id="platform_auth.E008",
         )
     for name, values in own.items():
         if values & {force_bytes(secret) for secret in conf.django_secrets}:
             yield Error(
                 f'One of PLATFORM_AUTH["{name}"] is SECRET_KEY itself.',
-                hint="Take it out: without the setting, a key for each purpose is derived from SECRET_KEY.",
+                hint="Remove it: without the setting, a key for each purpose is derived from SECRET_KEY.",
                 id="platform_auth.E008",
             )
 
@@ -68,11 +68,11 @@ def sealed_secrets() -> Messages:
     ]
     lost = sum(not _opens(factor, "secret") for factor in _sample_of_factors())
     if lost:
-        broken.append(f"{lost} second factors (of those that were tried)")
+        broken.append(f"{lost} second factors (of those that were tested)")
     if broken:
         yield Error(
-            f"Sealed secrets do not open: {', '.join(broken)}.",
-            hint="Put the key that sealed them back, behind the new one: into SECRET_KEY_FALLBACKS, or into "
+            f"Some secrets can't be decrypted: {', '.join(broken)}.",
+            hint="Put the key that encrypted them back, after the new one: into SECRET_KEY_FALLBACKS, or into "
             'PLATFORM_AUTH["ENCRYPTION_KEYS"]. Then run `manage.py platform_auth_rotate_keys`.',
             id="platform_auth.E040",
         )

@@ -1,4 +1,4 @@
-"""A generator of messages as one of Django's system checks; what generators share."""
+"""Registers generators of messages as Django's system checks, and what they share."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Check = Callable[[], Messages]
 
 
 def check(*names: str, deploy: bool = False, asks: type[Model] | None = None) -> Callable[[Check], Check]:
-    """Register a generator, which runs while the settings of these names are of their types.
+    """Register a generator as a check, which runs if the settings with these names have the right types.
 
-    With `deploy` under `check --deploy` alone; with `asks`, a model, where checks may ask that model's database.
+    `deploy`: only under `check --deploy`. `asks`: a model; only if checks may query that model's database.
     """
     tags = [Tags.database] if asks else [Tags.security] if deploy else []
 
@@ -29,7 +29,7 @@ def check(*names: str, deploy: bool = False, asks: type[Model] | None = None) ->
         def run(*, databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
             if not is_sound(*names) or (asks and router.db_for_write(asks) not in (databases or ())):
                 return []
-            # Before the first migration there is nothing to ask.
+            # Before the first migration there are no tables to query.
             with suppress(*[DatabaseError] if asks else []):
                 return list(generator())
             return []
@@ -41,7 +41,7 @@ def check(*names: str, deploy: bool = False, asks: type[Model] | None = None) ->
 
 
 def is_sound(*names: str) -> bool:
-    """Return whether settings are of their types, so that a check can look at them."""
+    """Return whether settings have the right types, so that a check can use them."""
     return all(_is_sound(name) for name in names)
 
 
@@ -55,14 +55,14 @@ def _is_sound(name: str) -> bool:
         return False
     if isinstance(value, list | tuple):
         return all(isinstance(item, (str, bytes) if name.endswith("_KEYS") else str) for item in value)
-    # Times have checks of their own.
+    # Durations have checks of their own.
     if least is None or value is None or isinstance(value, timedelta):
         return True
     return bool((len(value) if isinstance(value, str) else value) >= least)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the hint for a name that is not among those that are known."""
+    """Return the hint for a name that isn't one of the known names."""
     names = list(known)
     for spelling in (name, name.upper()):
         if near := difflib.get_close_matches(spelling, names, n=1, cutoff=0.5):

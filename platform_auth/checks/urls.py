@@ -1,4 +1,4 @@
-"""URLs, hosts and cookies: where this site is, where it sends people, what browsers keep for it."""
+"""URLs, hosts and cookies."""
 
 from __future__ import annotations
 
@@ -20,77 +20,76 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f:]*:[0-9a-f:.]*")
 
 @check("PUBLIC_URL")
 def public_url() -> Messages:
-    """E004, E005: no base URL, or what is none."""
+    """E004, E005: PUBLIC_URL is missing or invalid."""
     url = conf.PUBLIC_URL
     if url is None:
         yield Error(
-            "PUBLIC_URL is missing, so no mail can hold a link and no provider can send anybody back.",
+            "PUBLIC_URL is missing, so emails can't contain links and providers can't send browsers back.",
             hint='Set PLATFORM_AUTH["PUBLIC_URL"] = "https://..." to the base URL of this site.',
             id="platform_auth.E004",
         )
     elif redirects.origin_of(url) is None or not redirects.is_unambiguous(url) or "?" in url:
         yield Error(
-            "PUBLIC_URL is no base URL.",
-            hint='Write scheme and host in lower case, no query, no user: "https://site.example".',
+            "PUBLIC_URL must be a base URL.",
+            hint='Write it like "https://site.example": scheme and host in lower case, without query and user name.',
             id="platform_auth.E005",
         )
 
 
 @check()
 def allow_lists() -> Messages:
-    """E013: an entry to which nobody should be sent."""
+    """E013: an unsafe entry of an allow-list."""
     for name in ("PASSWORD_RESET_URL_ALLOW_LIST", "OAUTH_REDIRECT_ALLOW_LIST", "PASSWORD_RESET_URL"):
         entries = getattr(conf, name) if is_sound(name) else None
         for entry in [entries] if isinstance(entries, str) else entries or ():
             if hint := _fault_of(entry, for_reset=name.startswith("PASSWORD_RESET")):
-                yield Error(f"{name}: {entry!r} cannot stand there.", hint=hint, id="platform_auth.E013")
+                yield Error(f"{name}: {entry!r} is not allowed.", hint=hint, id="platform_auth.E013")
 
 
 def _fault_of(url: str, *, for_reset: bool) -> str | None:
-    """Return what is wrong with an entry of an allow-list, as the way to put it right; None for nothing."""
+    """Return how to fix an entry of an allow-list; None if it is right."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
     except ValueError:
-        return "It is no URL."
+        return "It must be a URL."
     is_local = host in ("localhost", "127.0.0.1", "::1")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_local and settings.DEBUG):
-        return 'Write the whole URL, beginning with "https://" ("http://localhost" is taken in DEBUG alone).'
+        return 'Write the whole URL, starting with "https://" ("http://localhost" is only allowed in DEBUG).'
     if "*" in url:
-        return "There are no wildcards: list each URL."
+        return "Wildcards are not supported: list each URL."
     if "@" in parts.netloc:
-        return "Take the user name out."
+        return "Remove the user name."
     if "#" in url and not for_reset:
-        return 'Take the part from "#" away: a redirect cannot go there.'
+        return 'Remove the part from "#" on: redirects can\'t have it.'
     if not redirects.is_unambiguous(url, for_reset=for_reset):
         return (
-            "Write it as browsers do: printable ASCII, host in lower case, addresses in their usual spelling, no "
-            'quotes, brackets or backslashes, no dot segments, "//" or encoded slashes in the path. For the token: '
-            '"{token}" once, behind the host, or nothing; no other parameter of that name.'
+            "Write it as browsers do: printable ASCII, host in lower case, addresses in their usual form, no quotes, "
+            'brackets or backslashes, no dot segments, "//" or encoded slashes in the path. "{token}" may occur once, '
+            "after the host; no other parameter may be called token."
         )
     return None
 
 
 @check("OAUTH_PRIVATE_HOSTS")
 def private_hosts() -> Messages:
-    """E019: what is no host stands for none, or was meant for all."""
+    """E019: an entry that isn't a host would match nothing, or was meant to match everything."""
     for host in conf.OAUTH_PRIVATE_HOSTS:
         if not _HOST.fullmatch(host):
             yield Error(
-                f"OAUTH_PRIVATE_HOSTS: {host!r} is no host.",
-                hint="List each host by name or address, such as "
-                '"id.internal.example": no wildcards, schemes or ports.',
+                f"OAUTH_PRIVATE_HOSTS: {host!r} must be a host.",
+                hint='List hosts by name or address, such as "id.internal.example", without wildcards, scheme or port.',
                 id="platform_auth.E019",
             )
 
 
 @check("COOKIE_SECURE", "COOKIE_SAMESITE", "REFRESH_COOKIE_NAME", "ACCESS_COOKIE_NAME")
 def cookies() -> Messages:
-    """E011, E012, E016: attributes, names and a domain that do not do."""
+    """E011, E012, E016: attributes, names and a domain of cookies that browsers or this site can't use."""
     if conf.COOKIE_SAMESITE == "None" and not conf.COOKIE_SECURE:
         yield Error(
-            'COOKIE_SAMESITE is "None" without COOKIE_SECURE, which browsers refuse.',
-            hint='Leave COOKIE_SAMESITE out ("Lax"), or serve the site over https with COOKIE_SECURE.',
+            'COOKIE_SAMESITE is "None" without COOKIE_SECURE, which browsers reject.',
+            hint='Remove COOKIE_SAMESITE ("Lax"), or serve the site over HTTPS with COOKIE_SECURE.',
             id="platform_auth.E011",
         )
     names = [conf.REFRESH_COOKIE_NAME, conf.ACCESS_COOKIE_NAME]
@@ -99,8 +98,8 @@ def cookies() -> Messages:
         not name or set(name) - _COOKIE_CHARACTERS or name.startswith("__") for name in names
     ):
         yield Error(
-            "REFRESH_COOKIE_NAME and ACCESS_COOKIE_NAME are no two names of their own.",
-            hint="Use letters, digits, hyphens and underscores, and names that no other cookie of the site has.",
+            'PLATFORM_AUTH["REFRESH_COOKIE_NAME"] and ["ACCESS_COOKIE_NAME"] must be different, valid cookie names.',
+            hint="Use letters, digits, hyphens and underscores, and no name of another cookie of the site.",
             id="platform_auth.E012",
         )
     if not is_sound("PUBLIC_URL", "COOKIE_DOMAIN"):
@@ -109,6 +108,6 @@ def cookies() -> Messages:
     if host and domain and not is_same_domain(host, f".{domain}"):
         yield Error(
             f"COOKIE_DOMAIN {domain!r} does not cover the host of PUBLIC_URL, so browsers drop the cookies.",
-            hint=f"Leave it out, or name {host!r} or a domain above it.",
+            hint=f"Remove it, or set it to {host!r} or a parent domain.",
             id="platform_auth.E016",
         )

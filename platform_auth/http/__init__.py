@@ -1,1 +1,3 @@
-"""The HTTP edge: what every endpoint shares, how bodies are read, how tokens travel, the built-in pages' base."""
+"""The HTTP edge: what every endpoint shares, how bodies are read, how tokens travel, and the base of the built-in
+pages.
+"""

@@ -1,7 +1,7 @@
-"""How tokens travel: a Grant into JSON or cookies, a token out of either, and the cross-origin rule of cookies.
+"""How tokens travel: a grant into JSON or cookies, a token out of either, and the cross-origin rule for cookies.
 
-A refresh token that came in a cookie never leaves in a body: a script could read it there. A cookie counts only when
-the request comes from this site: see `require_same_origin`.
+A refresh token that came in a cookie is never returned in a body, where a script could read it. A cookie counts only
+if the request comes from this site: see `require_same_origin`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 class Presented(NamedTuple):
-    """A refresh token as it came."""
+    """A refresh token and where it came from."""
 
     raw_token: str
     from_cookie: bool
@@ -41,9 +41,9 @@ class Presented(NamedTuple):
 
 @sensitive_variables()
 def set_cookies(request: HttpRequest, response: HttpResponseBase, grant: Grant) -> None:
-    """Set the cookies of a grant whose mode is not json: the refresh token's, or both.
+    """Set the cookies of a grant whose mode isn't json: the refresh token's, or both.
 
-    An access cookie of the session that this one replaces would refuse all that is public: it is cleared.
+    An access cookie of the session that this one replaces would make every public page fail, so it is cleared.
     """
     max_age = max(0, math.ceil((grant.session.expires_at - timezone.now()).total_seconds()))
     _set(response, "refresh", grant.refresh_token, max_age)
@@ -54,28 +54,28 @@ def set_cookies(request: HttpRequest, response: HttpResponseBase, grant: Grant) 
 
 
 def keep_flow(response: HttpResponseBase, value: str) -> None:
-    """Set the cookie of the flows that were started in this browser; "" clears it."""
+    """Set the cookie with the provider flows that were started in this browser; "" clears it."""
     _set(response, "flow", value, flow_state.FLOW_LIFETIME)
 
 
 def keep_pending(response: HttpResponseBase, value: str) -> None:
-    """Set the cookie of the log-in that waits for its one-time password; "" clears it."""
+    """Set the cookie with the login that is waiting for its one-time password; "" clears it."""
     _set(response, "pending", value, flow_state.PENDING_LIFETIME)
 
 
 def replaced_token(request: HttpRequest) -> str | None:
-    """Return the refresh token whose cookie the answer replaces. Raises Forbidden for a page of another origin."""
+    """Return the refresh token whose cookie the answer replaces. Raises Forbidden for a request of another origin."""
     require_same_origin(request)
     return cookie_token(request)
 
 
 def cookie_token(request: HttpRequest) -> str | None:
-    """Return the refresh token of the cookie, whatever sent it."""
+    """Return the refresh token in the cookie, without the cross-origin rule."""
     return request.COOKIES.get(conf.cookie_name("refresh"))
 
 
 def clear_cookies(request: HttpRequest, response: HttpResponseBase) -> None:
-    """Clear those of both cookies that came along, with the attributes that they were set with."""
+    """Clear those of the two cookies that were sent, with the attributes they were set with."""
     which: Cookie
     for which in ("refresh", "access"):
         if conf.cookie_name(which) in request.COOKIES:
@@ -84,10 +84,10 @@ def clear_cookies(request: HttpRequest, response: HttpResponseBase) -> None:
 
 @sensitive_variables()
 def require_refresh_token(request: HttpRequest, fields: dict[str, Any]) -> Presented:
-    """Return the refresh token of the body, else of the cookie, whose use its origin allows.
+    """Return the refresh token in the body, or else the one in the cookie, subject to the cross-origin rule.
 
-    Raises InvalidPayload if there is none, or if the cookie was sent twice (a sibling domain can set another one);
-    Forbidden if a page of another origin sent it, where a cookie is read or would be set.
+    Raises InvalidPayload if there is none, or if the cookie was sent twice (a sibling domain can set a second one);
+    Forbidden if another origin sent the request and a cookie is read or would be set.
     """
     mode = fields.get("mode")
     raw_token = fields.get("refresh_token")
@@ -109,9 +109,9 @@ def require_refresh_token(request: HttpRequest, fields: dict[str, Any]) -> Prese
 
 @sensitive_variables()
 def tokens_to_end(request: HttpRequest, fields: dict[str, Any]) -> list[str]:
-    """Return the refresh tokens of a log-out: the body's, else those of every cookie of that name.
+    """Return the refresh tokens of a logout: the one in the body, or else those in all cookies of that name.
 
-    Raises Forbidden for a cookie used from another origin.
+    Raises Forbidden if a cookie is used from another origin.
     """
     if "refresh_token" in fields:
         return [fields["refresh_token"]]
@@ -122,7 +122,7 @@ def tokens_to_end(request: HttpRequest, fields: dict[str, Any]) -> list[str]:
 
 
 def respond_to_logout(request: HttpRequest) -> Response:
-    """Answer 204 and clear the cookies that came along, unless another origin sent them."""
+    """Answer 204 and clear the cookies that were sent, unless another origin sent them."""
     response = Response(status=204)
     with contextlib.suppress(errors.Forbidden):
         require_same_origin(request)
@@ -132,13 +132,14 @@ def respond_to_logout(request: HttpRequest) -> Response:
 
 @sensitive_variables()
 def read_access_token(request: HttpRequest) -> str | None:
-    """Return the access token of the Authorization header, the query (where allowed) or the cookie; None for none.
+    """Return the access token in the Authorization header, the query (if allowed) or the cookie; None if there is
+    none.
 
-    Raises InvalidPayload for two of header and query (RFC 6750, 2) or a cookie that came twice, Forbidden for a cookie
-    on an unsafe method from another origin.
+    Raises InvalidPayload for a token in both header and query (RFC 6750, 2) or a cookie that was sent twice;
+    Forbidden if another origin uses the cookie with an unsafe method.
     """
     found: list[str] = []
-    scheme, _blank, credentials = request.META.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
+    scheme, _space, credentials = request.META.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
     if scheme.lower() == "bearer":
         found.append(credentials.strip())
     if conf.ACCESS_TOKEN_IN_QUERY:
@@ -154,7 +155,7 @@ def read_access_token(request: HttpRequest) -> str | None:
 
 
 def read_cookie(request: HttpRequest, name: str) -> str | None:
-    """Return a cookie's value. Raises InvalidPayload where two of its name came."""
+    """Return a cookie's value. Raises InvalidPayload if two cookies of that name were sent."""
     if len(_cookies_called(request, name)) > 1:
         raise errors.InvalidPayload(_("This cookie was sent twice."), field=name)
     return request.COOKIES.get(name)
@@ -162,15 +163,16 @@ def read_cookie(request: HttpRequest, name: str) -> str | None:
 
 @sensitive_variables()
 def _cookies_called(request: HttpRequest, name: str) -> list[str]:
-    """Return the values of all cookies of a name; `request.COOKIES` knows the last one alone."""
+    """Return the values of all cookies with a name; `request.COOKIES` only has the last one."""
     pairs = [pair.partition("=") for pair in request.META.get("HTTP_COOKIE", "").split(";")]
     return [value.strip() for key, _equals, value in pairs if key.strip() == name]
 
 
 def require_same_origin(request: HttpRequest) -> None:
-    """Raise Forbidden where a page of another origin caused the request (Fetch Metadata, else Origin).
+    """Raise Forbidden if a page of another origin caused the request (Fetch Metadata, or else Origin).
 
-    Neither header is no browser of today, and passes; an origin of CSRF_TRUSTED_ORIGINS always does.
+    A request with neither header doesn't come from a current browser and passes. Origins in CSRF_TRUSTED_ORIGINS
+    always pass.
     """
     origin = request.META.get("HTTP_ORIGIN")
     site = request.META.get("HTTP_SEC_FETCH_SITE")
@@ -184,7 +186,7 @@ def require_same_origin(request: HttpRequest) -> None:
 
 
 def is_trusted_origin(origin: str) -> bool:
-    """Return whether CSRF_TRUSTED_ORIGINS lists an origin, with Django's wildcards for subdomains."""
+    """Return whether CSRF_TRUSTED_ORIGINS contains an origin, with Django's wildcards for subdomains."""
     if origin == "null":
         return False
     for trusted in settings.CSRF_TRUSTED_ORIGINS:
@@ -218,6 +220,6 @@ def _set(response: HttpResponseBase, which: Cookie, value: str, max_age: int) ->
         domain=conf.COOKIE_DOMAIN if is_token else None,
         secure=conf.COOKIE_SECURE,
         httponly=True,
-        # A flow's cookie is always Lax: the browser returns from the provider by a link on another site.
+        # The cookie of a flow is always Lax, because the browser returns from the provider by a link on another site.
         samesite=conf.COOKIE_SAMESITE if is_token else "Lax",
     )

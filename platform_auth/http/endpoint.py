@@ -1,8 +1,8 @@
-"""What all endpoints share: every DRF class pinned, so that a host's REST_FRAMEWORK cannot change our API.
+"""What all endpoints share. Every DRF class is pinned, so a host's REST_FRAMEWORK setting can't change our API.
 
-A method of a view says once, as an `Operation`, what it takes, gives and refuses; validation, rendering, the OpenAPI
-schema and the tests of all endpoints read it there. Errors of any kind leave in one envelope, and headers are the
-same on every answer.
+Each method of a view declares once, as an `Operation`, what it takes, gives and refuses. Validation, rendering, the
+OpenAPI schema and the tests of all endpoints read that declaration. Every error has the same shape, and every answer
+the same headers.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """Declare what a view's method takes, gives and refuses. Used as its decorator.
+    """Decorator that declares what a view's method takes, gives and refuses.
 
-    `takes` is the shape of the body, or for GET of the query: a class, since each request needs an instance with errors
-    of its own. `gives` is the shape of the answer's `data`, `extra` is what else the body holds; without both the
-    answer is 204. `also`: other statuses that are no refusals, each with its meaning. `refuses` leaves out what all
-    views of the same base refuse. A subclass that overrides the method keeps all this.
+    `takes`: the shape of the body, or of the query for GET. It is a class, because each request needs an instance
+    with errors of its own. `gives`: the shape of the answer's `data`; `extra`: what else the body contains; without
+    both the answer is 204. `also`: other statuses that aren't errors, each with its meaning. `refuses`: the errors,
+    without those that all views of the same base have. A subclass that overrides the method keeps the declaration.
     """
 
     takes: type[shapes.Shape] | None = None
@@ -68,11 +68,11 @@ class Operation:
 
 
 class Edge(View):
-    """What endpoints and pages share: no transaction of the host's around them, an answer to every exception."""
+    """What endpoints and pages share: no transaction of the host's around them, and an answer to every exception."""
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
-        """Exempt the view from ATOMIC_REQUESTS: a rollback would undo the revocation that the response reports."""
+        """Exempt the view from ATOMIC_REQUESTS: a rollback would undo the revocation that the answer reports."""
         view = super().as_view(**initkwargs)
         for alias in connections:
             view = transaction.non_atomic_requests(using=alias)(view)
@@ -80,15 +80,15 @@ class Edge(View):
 
     @property
     def http_request(self) -> HttpRequest:
-        """Django's request, where DRF's is around it."""
+        """Django's request, also if DRF has wrapped it."""
         return getattr(self.request, "_request", self.request)
 
     def refusal(self, error: errors.PlatformAuthError) -> Any:
-        """Return the answer that shows an error."""
+        """Return the response for an error."""
         raise NotImplementedError
 
     def answer_to(self, exc: Exception) -> Any:
-        """Turn an exception into a response; report unexpected ones to Django."""
+        """Turn an exception into a response, and report unexpected ones to Django."""
         error = errors.translate(exc)
         if error is None:
             error = errors.InternalServerError()
@@ -112,7 +112,7 @@ class Edge(View):
 
 
 class AlwaysJSON(BaseContentNegotiation):
-    """Answer JSON whatever `Accept` or `?format=` says."""
+    """Answers JSON regardless of `Accept` and `?format=`."""
 
     def select_parser(self, request: Request, parsers: Any) -> BaseParser:
         return parsers[0]  # type: ignore[no-any-return]
@@ -124,7 +124,7 @@ class AlwaysJSON(BaseContentNegotiation):
 
 
 class EnvelopeRenderer(JSONRenderer):
-    """DRF's JSON, with the settings that it reads from the host pinned."""
+    """DRF's JSON renderer, with the options pinned that it would read from the host's settings."""
 
     charset = None
     compact = True
@@ -133,12 +133,12 @@ class EnvelopeRenderer(JSONRenderer):
 
 
 class ApiView(Edge, APIView):
-    """The base of every endpoint. Anonymous: an access token that comes along is not read at all."""
+    """The base of every endpoint. Anonymous: an access token in the request is ignored."""
 
     operations: ClassVar[dict[str, Operation]] = {}
-    """What each method declares."""
+    """The declaration of each method."""
     refuses: ClassVar[Refusals] = (errors.InternalServerError, errors.ServiceUnavailable)
-    """What all methods refuse."""
+    """The errors that every method may return."""
 
     authentication_classes: Any = []
     permission_classes: Any = []
@@ -158,7 +158,7 @@ class ApiView(Edge, APIView):
 
     @classmethod
     def refusals(cls, method: str) -> set[type[errors.PlatformAuthError]]:
-        """Return all that a method may refuse: what it names itself, what comes with its shape and with its base."""
+        """Return all errors that a method may return: its own, those of its shape and those of its base."""
         operation = cls.operations[method]
         refused = {*operation.refuses, *cls.refuses}
         if operation.takes:
@@ -167,7 +167,7 @@ class ApiView(Edge, APIView):
             refused |= {errors.ContentTooLarge, errors.UnsupportedMediaType}
         return refused
 
-    # Covers the frames below it too: nothing that a view holds is in a report of an error.
+    # Covers the frames below too: an error report contains no variables of the view.
     @method_decorator(sensitive_post_parameters())
     @method_decorator(sensitive_variables())
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -183,29 +183,27 @@ class ApiView(Edge, APIView):
         )
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Refuse a method that is not offered before anybody is asked who they are."""
+        """Refuse an unknown method before authentication."""
         if request.method not in self.allowed_methods:
             raise errors.MethodNotAllowed
         super().initial(request, *args, **kwargs)
 
     @property
     def operation(self) -> Operation:
-        """The declaration of the method that was asked for."""
+        """The declaration of the request's method."""
         return self.operations["GET" if self.request.method == "HEAD" else str(self.request.method)]
 
     def read(self) -> dict[str, Any]:
-        """Return the validated fields of what the operation takes."""
+        """Return the validated fields of the body or query."""
         shape = self.operation.takes
         if shape is None:
-            raise ImproperlyConfigured(
-                f"The operation of {type(self).__name__} says nothing of what it takes."
-            )
+            raise ImproperlyConfigured(f"The operation of {type(self).__name__} doesn't say what it takes.")
         if self.request.method in ("GET", "HEAD"):
             return shapes.read_query(self.http_request, shape)
         return shapes.validate(dict(self.request.data), shape)
 
     def answer(self, value: Any = None, **extra: Any) -> Response:
-        """Answer with what the operation gives, rendered as it says; 204 where it gives nothing."""
+        """Return the answer that the operation declares; 204 if it gives nothing."""
         operation = self.operation
         body = {name: shape.to_representation(extra[name]) for name, shape in operation.extra.items()}
         if operation.gives is not None:
@@ -213,7 +211,7 @@ class ApiView(Edge, APIView):
         return Response(body) if body else Response(status=204)
 
     def get_authenticate_header(self, request: Request) -> str:
-        """Say that 401 stays 401; each error brings its own challenge."""
+        """Keep 401 from becoming 403. Each error has a challenge of its own."""
         return "Bearer"
 
     def handle_exception(self, exc: Exception) -> Response:
@@ -236,7 +234,7 @@ class ApiView(Edge, APIView):
 
 
 class SignedInView(ApiView):
-    """The base of what needs an access token: `request.user`, and `self.session` for the session it belongs to."""
+    """The base of endpoints that need an access token. `self.session` is the session that it belongs to."""
 
     authentication_classes: Any = [AccessTokenAuthentication]
     refuses = (
@@ -245,14 +243,14 @@ class SignedInView(ApiView):
         errors.InvalidToken,
         errors.TokenExpired,
         errors.TFARequired,
-        # A token in two places; a cookie used from another origin.
+        # An access token in two places; a cookie used from another origin.
         errors.InvalidPayload,
         errors.Forbidden,
     )
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        # Not `is None`: a host's UNAUTHENTICATED_TOKEN stands there for nobody.
+        # Not `is None`: without a user it has the host's UNAUTHENTICATED_TOKEN.
         if not isinstance(request.auth, RefreshSession):
             raise errors.InvalidCredentials(challenge=True)
 
@@ -262,7 +260,7 @@ class SignedInView(ApiView):
 
 
 class EnrolmentView(SignedInView):
-    """The base of what a session may use before its user has set up the second factor that a policy asks for."""
+    """The base of endpoints that also admit a session whose user still has to set up a second factor."""
 
     authentication_classes: Any = [EnrolmentAuthentication]
     refuses = tuple(error for error in SignedInView.refuses if error is not errors.TFARequired)

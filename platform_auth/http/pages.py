@@ -1,9 +1,8 @@
-"""What the built-in pages share: HTML forms that work without a script and read no ambient credential.
+"""What the built-in pages share: HTML forms that work without a script and use no cookie or session.
 
-A page takes a form-encoded POST of its own form. Nothing that a browser sends along by itself (a cookie, a
-session) is looked at, so there is nothing that another site could borrow, and no CSRF token is needed.
-Templates, overridable: `platform_auth/base.html` and what extends it; a style needs the attribute `nonce="{{
-nonce }}"`.
+A page accepts a form-encoded POST of its own form. It ignores everything that a browser sends automatically (cookies,
+sessions), so another site can't make use of it, and no CSRF token is needed. Templates can be overridden:
+`platform_auth/base.html` and those that extend it. A style element needs the attribute `nonce="{{ nonce }}"`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 CONTENT_TYPE = "text/html; charset=utf-8"
-"""Whatever DEFAULT_CHARSET is: the templates say the same."""
+"""Regardless of DEFAULT_CHARSET, because the templates declare it."""
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -39,37 +38,38 @@ CONTENT_SECURITY_POLICY = (
 
 
 class PageView(endpoint.Edge):
-    """The base of a page with one form, whose fields are those of the shape that it `takes`."""
+    """The base of a page with one form; the fields are those of the shape that it `takes`."""
 
     takes: ClassVar[type[shapes.Shape]]
     template_name: ClassVar[str]
     error_template_name: ClassVar[str] = "platform_auth/error.html"
-    starts_anew: ClassVar[bool] = True
+    can_retry: ClassVar[bool] = True
     """Whether the page can be opened by its URL alone."""
     http_method_names = ["get", "head", "post"]
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
         view: Any = csrf_exempt(super().as_view(**initkwargs))
-        # Django's LoginRequiredMiddleware would send away whoever forgot the password.
+        # Otherwise Django's LoginRequiredMiddleware would redirect people who have forgotten their password.
         view.login_required = False
         return view
 
-    # Covers the frames below it too, as in `ApiView`.
+    # Covers the frames below too, as in `ApiView`.
     @method_decorator(sensitive_post_parameters())
     @method_decorator(sensitive_variables())
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        """Answer with a page whatever happens."""
+        """Answer with a page, also if an exception is raised."""
         self.typed: dict[str, Any] = {}
         try:
-            # What comes after (Django's log of refusals, a report of an error) sees no link that may still be good.
+            # Everything that handles the request afterwards (Django's log of refusals, an error report) sees no link
+            # that may still be valid.
             self.query = shapes.take_query(request)
             return super().dispatch(request, *args, **kwargs)
         except Exception as exc:
             try:
                 return self.answer_to(exc)
             except Exception as again:
-                # The form could not be shown again: its link is dead, say. Then that is the answer.
+                # The form can't be shown again, for example because its link is invalid. Then that is the answer.
                 return self.answer_to(again)
 
     def http_method_not_allowed(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -81,7 +81,7 @@ class PageView(endpoint.Edge):
         return shapes.validate(self.typed, self.takes)
 
     def page(self, *, status: int = 200, template_name: str = "", **context: Any) -> HttpResponse:
-        """Render the page, or another template, with what all templates have."""
+        """Render the page, or another template, with the context that all templates have."""
         nonce = secrets.token_urlsafe(16)
         everywhere = {
             "action": self.request.path,
@@ -91,7 +91,7 @@ class PageView(endpoint.Edge):
             "site": urlsplit(conf.PUBLIC_URL or "").netloc,
             "site_url": conf.PUBLIC_URL,
         }
-        # Without the request: a host's context processors would read the session behind its cookie.
+        # Without the request: a host's context processors would read the session of its cookie.
         html = render_to_string(template_name or self.template_name, everywhere | context)
         response = HttpResponse(html, CONTENT_TYPE, status=status, headers=SECURITY_HEADERS)
         response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY.format(nonce=nonce)
@@ -99,22 +99,22 @@ class PageView(endpoint.Edge):
         return response
 
     def refusal(self, error: errors.PlatformAuthError) -> HttpResponse:
-        """Show a refusal. A page overrides it for those that its form can answer."""
+        """Show an error. A page overrides this for errors that its form can show."""
         return self.page(
             status=error.status_code,
             template_name=self.error_template_name,
             messages=messages_of(error),
-            starts_anew=self.starts_anew,
+            can_retry=self.can_retry,
         )
 
 
 @sensitive_variables()
 def require_repeated(fields: dict[str, str], name: str) -> None:
-    """Raise InvalidPayload if a field and its repetition (`<name>_again`) are not the same."""
+    """Raise InvalidPayload if a field and its repetition (`<name>_again`) differ."""
     if fields[name] != fields[f"{name}_again"]:
         raise errors.InvalidPayload(_("The two passwords don't match."), field=f"{name}_again")
 
 
 def messages_of(error: errors.PlatformAuthError) -> list[str]:
-    """Return what a reader is told of a refusal: one sentence for each thing that is wrong."""
+    """Return what a reader is told about an error: one sentence for each problem."""
     return [entry["extensions"].get("reason") or entry["message"] for entry in error.entries]

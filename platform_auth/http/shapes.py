@@ -1,7 +1,7 @@
-"""What goes in and what comes out: bodies, forms and queries, and the fields that shapes are made of.
+"""Shapes of requests and answers: bodies, forms, queries and their fields.
 
-A request is refused before anything is done with it. A known key of another JSON type is refused, never coerced;
-nothing is trimmed or normalised; unknown keys are ignored. What goes out depends on no setting of the host's.
+A request is refused before anything is done with it. A known key of another JSON type is refused, never converted;
+nothing is trimmed or normalized; unknown keys are ignored. Answers don't depend on the host's settings.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ MAX_BYTES = 64 * 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-# The base of what a view takes or gives: fields and nothing else. Its docstring would be in the OpenAPI schema of each.
+# The base of shapes: fields and nothing else. It has no docstring, because that would be in the OpenAPI schema of
+# each.
 class Shape(serializers.Serializer[Any]):
     pass
 
 
 @sensitive_variables()
 def validate(fields: dict[str, Any], shape: type[Shape]) -> dict[str, Any]:
-    """Return fields as the validated ones of a shape; keys that were not sent stay absent.
+    """Return the validated fields of a shape; keys that weren't sent stay absent.
 
-    Raises InvalidPayload with one entry for each that is wrong.
+    Raises InvalidPayload with one entry for each invalid field.
     """
-    # A new one each time: a message that was made once would keep its language.
+    # Made for each request: a message that is made once would keep its language.
     serializer = shape(data=fields)
     if not serializer.is_valid():
         raise errors.InvalidPayload.of_fields(
@@ -55,7 +56,7 @@ def validate(fields: dict[str, Any], shape: type[Shape]) -> dict[str, Any]:
 
 
 class BoundedRequest(Request):
-    """DRF's request, of whose body no more than 64 KiB is read, and all of it when it came without a length."""
+    """DRF's request, which reads at most 64 KiB of the body, and all of it if it came without a length."""
 
     @property
     def stream(self) -> io.BytesIO | None:
@@ -64,10 +65,7 @@ class BoundedRequest(Request):
 
 
 class StrictJSONParser(JSONParser):
-    """One object of JSON in UTF-8: no BOM, no NaN, no key twice.
-
-    Raises UnsupportedMediaType, InvalidPayload.
-    """
+    """Parses one JSON object in UTF-8: no BOM, no NaN, no repeated key. Raises UnsupportedMediaType, InvalidPayload."""
 
     @sensitive_variables()
     def parse(self, stream: Any, media_type: Any = None, parser_context: Any = None) -> dict[str, Any]:
@@ -86,7 +84,7 @@ class StrictJSONParser(JSONParser):
 
 
 def read_body(request: HttpRequest) -> bytes:
-    """Return the body, and leave it where Django does. Raises ContentTooLarge before more than 64 KiB is read."""
+    """Return the body and leave it where Django puts it. Raises ContentTooLarge before more than 64 KiB are read."""
     if _announced(request) > MAX_BYTES:
         raise errors.ContentTooLarge
     if not hasattr(request, "_body"):
@@ -101,7 +99,7 @@ def read_body(request: HttpRequest) -> bytes:
 
 
 def _is_chunked(request: HttpRequest) -> bool:
-    """Return whether a body came without a length, of which Django reads nothing under WSGI."""
+    """Return whether the body has no Content-Length; Django reads nothing of it under WSGI."""
     return (
         isinstance(request, WSGIRequest)
         and "HTTP_TRANSFER_ENCODING" in request.META
@@ -110,14 +108,14 @@ def _is_chunked(request: HttpRequest) -> bool:
 
 
 def _read_chunked(request: Any) -> bytes:
-    """Read what the server has taken apart. A log-out that is not read would answer 204 and end nothing."""
+    """Read a chunked body. A logout whose body isn't read would answer 204 and end nothing."""
     if not request.environ.get("wsgi.input_terminated"):
         raise errors.InvalidPayload(_("Send the request body with a Content-Length header."))
     return bytes(request.environ["wsgi.input"].read(MAX_BYTES + 1))
 
 
 def _announced(request: HttpRequest) -> int:
-    """Return the length that the request says its body has; 0 for none."""
+    """Return the Content-Length of the request; 0 if there is none."""
     try:
         return int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:
@@ -142,13 +140,13 @@ def _no_constant(name: str) -> Any:
 
 
 def read_form(request: HttpRequest) -> QueryDict:
-    """Return a form that another site may have made, as it came. Raises ContentTooLarge, UnsupportedMediaType."""
+    """Return a form that another site may have sent. Raises ContentTooLarge, UnsupportedMediaType."""
     return QueryDict(_form_bytes(request), encoding="utf-8")
 
 
 @sensitive_variables()
 def read_own_form(request: HttpRequest) -> dict[str, str]:
-    """Return the fields of a form of our own pages, at most 64 KiB of UTF-8, each once.
+    """Return the fields of a form of our own pages: at most 64 KiB of UTF-8, each field once.
 
     Raises ContentTooLarge, UnsupportedMediaType or InvalidPayload.
     """
@@ -161,7 +159,9 @@ def read_own_form(request: HttpRequest) -> dict[str, str]:
 
 
 def read_query(request: HttpRequest, shape: type[Shape]) -> dict[str, Any]:
-    """Return the query as the validated fields of a shape. Raises InvalidPayload, also for a field that came twice."""
+    """Return the query as the validated fields of a shape. Raises InvalidPayload, also for a field that was sent
+    twice.
+    """
     repeated = [name for name in map(str, shape().fields) if len(request.GET.getlist(name)) > 1]
     if repeated:
         raise errors.InvalidPayload.of_fields((name, _("Send this only once.")) for name in repeated)
@@ -169,16 +169,16 @@ def read_query(request: HttpRequest, shape: type[Shape]) -> dict[str, Any]:
 
 
 def take_query(request: HttpRequest) -> QueryDict:
-    """Return the query and take it out of the request, so that no log or error report of the request repeats it.
+    """Return the query and remove it from the request, so that no log or error report repeats it.
 
-    Raises what Django does for a query of too many fields, which is taken out all the same.
+    A query with too many fields is removed too, before Django's error is raised.
     """
     try:
         return request.GET
     finally:
         request.GET = QueryDict()
         request.META["QUERY_STRING"] = ""
-        # Where gunicorn, uWSGI and mod_wsgi put the whole line once more.
+        # gunicorn, uWSGI and mod_wsgi repeat the whole URL here.
         for name in ("RAW_URI", "REQUEST_URI"):
             if name in request.META:
                 request.META[name] = request.META[name].partition("?")[0]
@@ -192,11 +192,11 @@ def _form_bytes(request: HttpRequest) -> bytes:
     return read_body(request)
 
 
-# Fields that are taken
+# Fields of requests
 
 
 class Text(serializers.CharField):
-    """A JSON string, exactly as sent: no NUL, no lone surrogate and, unless allowed, no control character."""
+    """A JSON string, exactly as sent: without NUL, lone surrogates and, unless allowed, control characters."""
 
     def __init__(self, *, max_bytes: int | None = None, allow_control: bool = False, **kwargs: Any) -> None:
         super().__init__(trim_whitespace=False, **kwargs)
@@ -219,7 +219,7 @@ class Text(serializers.CharField):
 
 
 class AnyText(Text):
-    """Any JSON string at all: a refresh token is known or unknown, never malformed."""
+    """Any JSON string: a refresh token is known or unknown, never malformed."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_blank=True, allow_control=True, **kwargs)
@@ -227,9 +227,9 @@ class AnyText(Text):
 
 
 class Choice(serializers.ChoiceField):
-    """One of some JSON strings; numbers and other types do not stand for them."""
+    """One of several JSON strings; numbers and other types are not converted."""
 
-    # DRF's own text repeats the value, which may hold what no answer can: a lone surrogate.
+    # DRF's own text repeats the value, which may contain a lone surrogate that can't be encoded.
     default_error_messages = {"invalid_choice": gettext_lazy("This is not a valid choice.")}
 
     def to_internal_value(self, data: Any) -> str:
@@ -263,16 +263,16 @@ def mode_field() -> Choice:
     )
 
 
-# Fields that are given
+# Fields of answers
 
 
 def time_field(**kwargs: Any) -> serializers.DateTimeField:
-    """A time as RFC 3339 in UTC with `Z`."""
+    """A time in RFC 3339 format, in UTC with `Z`."""
     return serializers.DateTimeField(format=ISO_8601, default_timezone=UTC, **kwargs)
 
 
 class TextOrNull(serializers.CharField):
-    """A text, null where there is none."""
+    """A string, or null if it is empty."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_null=True, **kwargs)

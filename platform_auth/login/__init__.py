@@ -1,12 +1,12 @@
-"""One way in for every kind of proof: evidence -> Grant.
+"""Login: from evidence to a session, the same way for every sign-in method.
 
-A password (`with_password`) and a provider (`providers.flow`) are sources of Evidence and nothing more. What every
-login has to pass stands in `log_in` and `sessions.open_on`, once: the account is active and still is what was
-verified, a second factor is shown where there is one, the policy is judged; the one-time password, the session and the
-event are one transaction.
+A password (`with_password`) and a provider (`providers.flow`) only produce Evidence. Everything that each login must
+pass is in `log_in` and `sessions.open_on`, once: the account is active and still what was verified, the second factor
+is verified if there is one, and the policy is applied. The one-time password, the session and the event are one
+transaction.
 
-Limits are counted before the password is checked, and the one-time password only after it. Every failed password gets
-the same response (ASVS 6.3.8).
+Limits are counted before the password is checked, and the one-time password is checked only after it. Every failed
+password gets the same answer (ASVS 6.3.8).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..models import AuthEvent
 from ..sessions import Evidence, Grant
 
 AXES_RETRY_AFTER = 60
-"""Seconds that a client is told to wait where django-axes has locked it out."""
+"""Seconds that a client is told to wait if django-axes has locked it out."""
 
 
 @sensitive_variables()
@@ -36,15 +36,15 @@ def with_password(
     mode: str = "json",
     replacing: str | None = None,
 ) -> Grant:
-    """Log in the user whose email and password (and one-time password) these are.
+    """Log in the user with this email and password, and one-time password if needed.
 
     Raises RequestsExceeded, InvalidCredentials or InvalidOTP. A failure of the database costs no attempt.
     """
     attempt = take_attempt(request, email)
     with limits.given_back_on_outage(attempt):
         user = _authenticate(request, email, password)
-        # Not `fresh.check_password`: it writes an upgraded hash without looking whether the password was changed
-        # meanwhile, and so could bring the old one back.
+        # Not `fresh.check_password`, which writes an upgraded hash without checking that the password is still the
+        # same, and so could bring an old password back.
         evidence = Evidence(
             user, ("pwd",), otp=otp, still_holds=lambda fresh: check_password(password, fresh.password)
         )
@@ -63,7 +63,7 @@ def log_in(
 ) -> Grant:
     """Open a session on evidence. `replacing`: the refresh token whose cookie the answer replaces; its session ends.
 
-    `email`: as typed, if it was; `attempt`: what the login took of its limits. Raises what `sessions.open_on` does.
+    `email`: as typed, if it was; `attempt`: what this login has counted. Raises the errors of `sessions.open_on`.
     """
     try:
         grant = sessions.open_on(evidence, mode=mode, replacing=replacing, request=request)
@@ -80,7 +80,7 @@ def log_in(
 
 
 def take_attempt(request: HttpRequest, email: str) -> limits.LoginAttempt:
-    """Count an attempt at an account before its password is looked at. Raises RequestsExceeded."""
+    """Count a login attempt before the password is checked. Raises RequestsExceeded."""
     who = caller.of(request)
     try:
         return limits.take_login(
@@ -95,7 +95,9 @@ def take_attempt(request: HttpRequest, email: str) -> limits.LoginAttempt:
 
 @sensitive_variables()
 def _authenticate(request: HttpRequest, email: str, password: str) -> Any:
-    """Ask `django.contrib.auth.authenticate`, so that the host's other backends (LDAP, django-axes) have their say."""
+    """Authenticate with `django.contrib.auth.authenticate`, so that the host's other backends (LDAP, django-axes) are
+    asked.
+    """
     user = authenticate(request, username=email, email=email, password=password)
     if getattr(request, "axes_locked_out", False):
         _record_failure(request, email, "limited")
@@ -107,7 +109,7 @@ def _authenticate(request: HttpRequest, email: str, password: str) -> Any:
 
 
 def _record_failure(request: HttpRequest, email: str, reason: str) -> None:
-    """Record a failed login. The look-up names the account to its admin, and is done for every address alike."""
+    """Record a failed login. The lookup finds the account for the event, and is done for every address alike."""
     user = backends.find_by_email(email)
     events.record(AuthEvent.Kind.LOGIN_FAILED, user=user, who=caller.of(request), reason=reason)
     events.announce(signals.login_failed, user=user, request=request, email=email, reason=reason)
@@ -122,10 +124,10 @@ def _report_refusal(
     attempt: limits.LoginAttempt | None,
     request: HttpRequest,
 ) -> None:
-    """Record and announce a login that a missing or wrong one-time password ends."""
+    """Record and announce a login that failed because the one-time password was missing or wrong."""
     if evidence.otp is None:
         if evidence.provider:
-            # No failure: the callback of a provider cannot bring a code, and asks for it next.
+            # Not a failure: a provider's callback can't carry a code, and the user is asked for it next.
             return
         who = caller.of(request)
         events.record(AuthEvent.Kind.FACTOR_FAILED, user=evidence.user, who=who, reason="missing")

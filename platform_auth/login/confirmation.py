@@ -14,17 +14,17 @@ from .. import caller, errors, events, limits, login
 from ..models import AuthEvent, RefreshSession
 
 RECENT = timedelta(minutes=10)
-"""How old a login may be to stand in for the password of an account that has none."""
+"""How old a login may be to count as confirmation for an account without a password."""
 
 
 @sensitive_variables()
 def confirm(
     request: HttpRequest, session: RefreshSession, *, password: str | None, field: str = "password"
 ) -> None:
-    """Let a signed-in user show again who they are.
+    """Require a signed-in user to confirm their identity.
 
-    By the password, counted by the limits of login; an account without one by a login under ten minutes old.
-    Raises InvalidPayload (no password where one is needed), RequestsExceeded or InvalidCredentials.
+    By the password, subject to the limits of login; or, for an account without one, by a login less than ten minutes
+    old. Raises InvalidPayload (a password is needed and missing), RequestsExceeded or InvalidCredentials.
     """
     user = session.user
     if not user.has_usable_password():
@@ -34,7 +34,7 @@ def confirm(
     if password is None:
         raise errors.InvalidPayload(_("This field is required."), field=field)
     attempt = login.take_attempt(request, getattr(user, user.get_email_field_name()) or str(user.pk))
-    # Not `user.check_password`, which writes an upgraded hash without looking whether it was changed meanwhile.
+    # Not `user.check_password`, which writes an upgraded hash without checking that the password is still the same.
     if not check_password(password, user.password):
         who = caller.of(request)
         events.record(AuthEvent.Kind.PASSWORD_REFUSED, user=user, who=who, session_id=session.id)

@@ -1,9 +1,8 @@
-"""Work that leaves the request: an answer neither waits for it nor tells how it went.
+"""Work that is done after the answer, which neither waits for it nor reveals how it went.
 
-A job is a function of this package that takes plain JSON values. MAIL_DELIVERY says who runs it: "thread", a thread of
-this process; "task", a worker of Django's task framework (`tasks`); "inline", the caller, which is for tests. A job
-that cannot be done now raises `TryAgain` and is run again later; anything else that it raises is logged and ends that
-job alone.
+A job is a function of this package whose arguments are plain JSON values. MAIL_DELIVERY says who runs it: "thread", a
+thread of this process; "task", a worker of Django's task framework (`tasks`); "inline", the caller, for tests. A job
+that can't be done now raises `TryAgain` and is run again later. Any other exception is logged and ends that job only.
 """
 
 from __future__ import annotations
@@ -29,26 +28,26 @@ from ..conf import conf
 logger = logging.getLogger("platform_auth")
 
 STARTS_AFTER = (0.1, 0.4)
-"""Seconds, drawn between the two, before the thread takes up a job: by then the answer is out, so the work for an
-account that exists does not slow down the very answer that must not tell."""
+"""Seconds, drawn between these two, before the thread starts a job. By then the answer has been sent, so the work for
+an existing account doesn't delay the answer that must not reveal it.
+"""
 RETRIES_AFTER = (2, 15, 60, 300, 900)
-"""Seconds until each further attempt."""
+"""Seconds until each retry."""
 MAX_WAITING = 10_000
-"""How many jobs may wait in one process; further ones are logged and dropped."""
+"""How many jobs may wait in one process; more are logged and dropped."""
 FINISHES_WITHIN = 20.0
-"""Seconds that a process which exits gives to what still waits."""
+"""How many seconds an exiting process spends on waiting jobs."""
 
 Job = Callable[..., None]
 Again = Callable[[str, dict[str, Any], int, float], None]
-"""Takes the next attempt of a job: its name, its arguments, the attempt's number, the seconds until then."""
+"""Accepts the next attempt of a job: its name, its arguments, the attempt's number, the seconds until then."""
 
 _jobs: dict[str, Job] = {}
 
 
 class TryAgain(Exception):
-    """A job could not be done now; later it may. The text says why and holds no secret.
-
-    `changes` replace arguments at the next attempt.
+    """Raised if a job can't be done now, but maybe later. The text says why, without secrets. `changes` replace
+    arguments of the next attempt.
     """
 
     def __init__(self, text: str, **changes: Any) -> None:
@@ -57,29 +56,30 @@ class TryAgain(Exception):
 
 
 class Attempt(NamedTuple):
-    """Which attempt of a job this is, from 1, and whether none will follow it."""
+    """The number of an attempt, from 1, and whether it is the last."""
 
     number: int
     is_last: bool
 
 
 def job(function: Job) -> Job:
-    """Register a module's function as a job. It takes an `attempt` (Attempt) in addition to its own arguments."""
+    """Register a module-level function as a job. It takes an `attempt` (Attempt) in addition to its own arguments."""
     _jobs[name_of(function)] = function
     return function
 
 
 def hand_over(function: Job, **arguments: Any) -> None:
-    """Run a job off the request, once the caller's transaction has committed; "inline" at once. Never raises.
+    """Run a job after the answer, when the caller's transaction has committed; with "inline" immediately. Never
+    raises.
 
-    `arguments` are JSON values without secrets: a task queue may keep them.
+    `arguments` are JSON values without secrets, because a task queue may store them.
     """
     name = name_of(function)
     if conf.MAIL_DELIVERY == "inline":
         _run_or_log(name, arguments, 1, again=None)
         return
     database = router.db_for_write(get_user_model())
-    # Asked first: `on_commit` opens a connection, which a request that needs none should not pay for.
+    # Checked first, because `on_commit` opens a connection that the request may not need.
     if connections[database].in_atomic_block:
         transaction.on_commit(lambda: _hand(name, arguments), using=database)
     else:
@@ -87,9 +87,9 @@ def hand_over(function: Job, **arguments: Any) -> None:
 
 
 def run(name: str, arguments: dict[str, Any], number: int, *, again: Again | None) -> None:
-    """Run one attempt of a job; if it raises TryAgain, `again` takes the next attempt.
+    """Run one attempt of a job; if it raises TryAgain, `again` accepts the next attempt. None: this one is the last.
 
-    None: this one is the last. Raises what ends the job: TryAgain where no attempt is left, or its own error.
+    Raises what ends the job: TryAgain if no attempt is left, or any other exception.
     """
     is_last = again is None or number > len(RETRIES_AFTER)
     try:
@@ -109,7 +109,7 @@ def name_of(function: Job) -> str:
 def _hand(name: str, arguments: dict[str, Any]) -> None:
     try:
         if conf.MAIL_DELIVERY == "task":
-            # By its name, as a worker finds it: importing the module takes a task framework, which not every host has.
+            # Imported by name, as a worker does: the module needs a task framework, which not every host has.
             import_string("platform_auth.mail.tasks.run_job").enqueue(name, arguments, 1)
         else:
             worker.put(name, arguments, 1, random.uniform(*STARTS_AFTER))  # noqa: S311 - no secret
@@ -119,7 +119,7 @@ def _hand(name: str, arguments: dict[str, Any]) -> None:
 
 def _call(name: str, arguments: dict[str, Any], attempt: Attempt) -> None:
     if name not in _jobs:
-        # A task worker may not have imported the module yet, which registers it.
+        # A task worker may not have imported the module that registers the job.
         import_string(f"platform_auth.{name}")
     try:
         _jobs[name](**arguments, attempt=attempt)
@@ -132,26 +132,26 @@ def _run_or_log(name: str, arguments: dict[str, Any], number: int, *, again: Aga
         run(name, arguments, number, again=again)
     except TryAgain as reason:
         logger.error("the job %s failed for good: %s", name, reason)
-    # SystemExit would end the thread without a word.
+    # SystemExit would end the thread silently.
     except (Exception, SystemExit):
         logger.exception("the job %s failed", name)
 
 
 class Worker:
-    """A thread that does jobs in the order in which they fall due.
+    """A thread that runs jobs in the order in which they are due.
 
-    One thread is enough: no request waits for it, and it takes one connection to the database and one to the mail
-    server. It is a daemon, which `finish` waits for when the process exits: for any other thread Python itself waits,
-    without a limit, and by then it starts no new one.
+    One thread is enough: no request waits for it, and it needs one connection to the database and one to the mail
+    server. It is a daemon thread, and `finish` waits for it when the process exits. For other threads Python itself
+    would wait without a limit, and by then it starts no new ones.
     """
 
     def __init__(self) -> None:
         self.start_clean()
 
     def start_clean(self) -> None:
-        """Forget everything, as a forked child must: it has no thread, maybe a held lock, and the parent's jobs."""
+        """Forget everything. A forked child has no thread, maybe a locked lock, and the parent's jobs."""
         self.waiting: list[tuple[float, int, str, dict[str, Any], int]] = []
-        # Of two jobs that fall due at once the first one is taken; their arguments cannot be compared.
+        # The counter decides between jobs that are due at the same time, because their arguments can't be compared.
         self._order = itertools.count()
         self.changed = threading.Condition()
         self.thread: threading.Thread | None = None
@@ -159,7 +159,7 @@ class Worker:
         self._is_finishing = False
 
     def put(self, name: str, arguments: dict[str, Any], number: int, seconds: float) -> None:
-        """Have an attempt of a job made after so many seconds."""
+        """Schedule an attempt of a job after some seconds."""
         with self.changed:
             if len(self.waiting) >= MAX_WAITING:
                 logger.error("the job %s was dropped: %s are waiting", name, MAX_WAITING)
@@ -173,7 +173,7 @@ class Worker:
             self.changed.notify_all()
 
     def finish(self, *, timeout: float = FINISHES_WITHIN) -> bool:
-        """Let the thread do now, once, what waits; True when nothing is left."""
+        """Have the thread run all waiting jobs now, once; return True if none is left."""
         with self.changed:
             self._is_finishing = True
             self.changed.notify_all()
@@ -188,7 +188,7 @@ class Worker:
             name, arguments, number = self._take()
             _run_or_log(name, arguments, number, again=None if self._is_finishing else self.put)
             try:
-                # A connection that lies idle for hours is dead when the next job needs it.
+                # A connection that was idle for hours would be dead at the next job.
                 connections.close_all()
             except Exception:
                 logger.exception("the connections of the thread could not be closed")
@@ -197,7 +197,7 @@ class Worker:
                 self.changed.notify_all()
 
     def _take(self) -> tuple[str, dict[str, Any], int]:
-        """Wait for the next job that is due, and take it."""
+        """Wait for the next due job and take it."""
         with self.changed:
             while True:
                 seconds = self.waiting[0][0] - time.monotonic() if self.waiting else None

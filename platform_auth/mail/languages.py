@@ -1,7 +1,8 @@
-"""The language of the texts that a reader gets: that of the catalogue in use, which need not be the one asked for.
+"""The language of the texts that a reader gets: that of the message catalog in use, which may differ from the one
+requested.
 
-Who asks for a language without a catalogue reads another one, by Django's rules; what says it is in a language
-must say that one.
+A language without a catalog falls back to another one, by Django's rules. A page or email must declare the language
+that it is really in.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ DJANGOS = (
         "This password is too short. It must contain at least %d characters.",
     ),
 )
-"""Texts of Django that reach our readers and that it has not translated into all of our languages."""
+"""Texts of Django that our readers see and that aren't translated into all of our languages."""
 
 
 def language() -> str:
-    """Return the tag (BCP 47) of the language that our texts are in now."""
+    """Return the tag (BCP 47) of the language that our texts are currently in."""
     return pgettext("the BCP 47 tag of the language that this catalogue translates into", "en")
 
 
 def direction() -> str:
-    """Return "rtl" or "ltr", as HTML's `dir` takes it."""
+    """Return "rtl" or "ltr", for the `dir` attribute of HTML."""
     return "rtl" if language().partition("-")[0] in settings.LANGUAGES_BIDI else "ltr"

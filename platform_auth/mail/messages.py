@@ -1,9 +1,8 @@
-"""The mails we send: the link of a reset, and notices to the owner of an account.
+"""The emails we send: reset links, and notices to the owner of an account.
 
-Each goes to one recipient, the address that is stored, in the language of the request that caused it, as text
-and HTML, through Django's e-mail backend. Templates, overridable: `platform_auth/email/<name>.subject.txt`,
-`.txt`, `.html`, where the name is `reset_link`, or for a notice its own name if there is such a file, else
-`notice`.
+Each goes to one recipient, the address that is stored, in the language of the request that caused it, as text and
+HTML, through Django's email backend. Templates can be overridden: `platform_auth/email/<name>.subject.txt`, `.txt`
+and `.html`, where the name is `reset_link`, or for a notice its own name if such a file exists, else `notice`.
 """
 
 from __future__ import annotations
@@ -34,8 +33,9 @@ from . import delivery, languages
 logger = logging.getLogger("platform_auth")
 
 TIMEOUT = 15.0
-"""Seconds for each step with a mail server that says nothing, where EMAIL_TIMEOUT is not set:
-Django's own default is to wait for ever."""
+"""How many seconds a silent mail server may take for each step, if EMAIL_TIMEOUT isn't set. Django's default is to
+wait forever.
+"""
 
 NOTICES: dict[str, tuple[str | Promise, str | Promise]] = {
     "password_reset": (
@@ -81,16 +81,16 @@ NOTICES: dict[str, tuple[str | Promise, str | Promise]] = {
 
 
 class Undelivered(Exception):
-    """A mail could not be rendered, or was not taken. The text says why and quotes neither the mail nor the server."""
+    """Raised if an email can't be rendered or sent. The text says why, quoting neither the email nor the server."""
 
 
 def send_notice(
     user: Any, notice: str, *, who: Caller = NOBODY, language: str | None = None, **context: Any
 ) -> None:
-    """Mail a notice of NOTICES to the owner of an account, off the request.
+    """Email a notice of NOTICES to the owner of an account, after the answer.
 
-    `who` did it; `language`: of the mail, where it is not the request's; `context`, JSON values without
-    secrets, reaches the templates (`provider`: its label).
+    `who` did it; `language`: the language of the email, if not that of the request; `context`: JSON values without
+    secrets for the templates (`provider`: its label).
     """
     delivery.hand_over(
         deliver_notice,
@@ -131,7 +131,7 @@ def deliver_notice(
 
 @sensitive_variables()
 def send_reset_link(user: Any, *, url: str, lifetime: timedelta, language: str | None) -> None:
-    """Send the link of a reset now. Raises Undelivered."""
+    """Send a reset link now. Raises Undelivered."""
     minutes = max(1, round(lifetime.total_seconds() / 60))
     with translation.override(language):
         send(user, ("reset_link",), {"url": url, "minutes": minutes})
@@ -139,15 +139,15 @@ def send_reset_link(user: Any, *, url: str, lifetime: timedelta, language: str |
 
 @sensitive_variables()
 def send(user: Any, names: tuple[str, ...], context: dict[str, Any]) -> None:
-    """Render a mail by the first templates that exist, and send it to the stored address. Raises Undelivered.
+    """Render an email with the first templates that exist, and send it to the stored address. Raises Undelivered.
 
-    An account without a good address gets none: the log says it.
+    An account without a valid address gets none, which is logged.
     """
     recipient = getattr(user, user.get_email_field_name()) or ""
     try:
         validate_email(recipient)
     except ValidationError:
-        logger.warning("no mail %s to user %s: the account has no valid e-mail address", names[0], user.pk)
+        logger.warning("no email %s to user %s: the account has no valid email address", names[0], user.pk)
         return
     everywhere = {
         "user": user,
@@ -164,14 +164,14 @@ def send(user: Any, names: tuple[str, ...], context: dict[str, Any]) -> None:
             subject=" ".join(subject.split()),
             body=text.strip() + "\n",
             to=[recipient],
-            # RFC 3834: no out-of-office replies to this.
+            # RFC 3834: suppresses out-of-office replies.
             headers={"Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "All"},
         )
         message.encoding = "utf-8"
         message.attach_alternative(html, "text/html")
         _mailer().send_messages([message])
     except Exception as error:
-        # Not chained, and not quoted: a template or a mail backend may put the mail, and so the link, into its words.
+        # Neither chained nor quoted: the exception of a template or backend may contain the email, and so the link.
         reason = _describe(error)
     else:
         return
@@ -179,7 +179,7 @@ def send(user: Any, names: tuple[str, ...], context: dict[str, Any]) -> None:
 
 
 def _mailer() -> Any:
-    """Return Django's e-mail backend, with a timeout."""
+    """Return Django's email backend, with a timeout."""
     # Django 6.1 has `mailers` and deprecates `get_connection`.
     backend: Any = mail.mailers.default if hasattr(mail, "mailers") else mail.get_connection()
     if getattr(backend, "timeout", TIMEOUT) is None:
@@ -188,7 +188,7 @@ def _mailer() -> Any:
 
 
 def _describe(error: Exception) -> str:
-    """Say what went wrong with a mail, without the words of others."""
+    """Return what went wrong with an email, in our own words only."""
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     if isinstance(error, TemplateDoesNotExist) and str(error).startswith("platform_auth/"):
         return f"{name}: {error}"

@@ -1,6 +1,7 @@
 """MAIL_DELIVERY = "task": jobs as tasks of Django's task framework, or of its backport.
 
-Imported by name, when the first job is handed over or by the framework's worker: a host without either needs neither.
+Imported by name, when the first job is handed over or by the framework's worker, so a host that uses neither needs
+neither.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ except ImportError:
 
 @task
 def run_job(name: str, arguments: dict[str, Any], number: int) -> None:
-    """Run one attempt of a job; the next one is a task for later, where the backend can defer."""
+    """Run one attempt of a job. The next one is a deferred task, if the backend can defer."""
     again = _enqueue if run_job.get_backend().supports_defer else None
     delivery.run(name, arguments, number, again=again)
 

@@ -1,11 +1,11 @@
-"""Passwords: ask for a reset, reset, change, validate.
+"""Passwords: request a reset, reset, change, validate.
 
-A request does the same work for every address: it is judged, counted and handed over. Whether there is an
-account is found out off the request, and the caller never hears of it.
+A request does the same work for every address: it is checked, counted and handed over. Whether the account exists is
+found out after the answer, and the caller never learns it.
 
-What sets a password locks the user's row first, by an UPDATE on the condition that the password is still the
-one that was verified, and ends the sessions in the same transaction: of a reset, a change and a log-in at the
-same moment, whoever comes second sees the first.
+A function that sets a password first locks the user's row, with an UPDATE on the condition that the password is still
+the one that was verified, and ends the sessions in the same transaction. Of a reset, a change and a login at the same
+time, the second sees what the first did.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ logger = logging.getLogger("platform_auth")
 
 MAX_BYTES = 1024
 SHORTEST_QUOTE = 3
-"""Characters from which a password that stands in a message is taken for a quotation: one or two stand in any."""
+"""The minimum length at which a password inside a message counts as a quotation; one or two characters occur in any
+text.
+"""
 
 
 def request_reset(email: str, *, reset_url: str | None = None, request: HttpRequest | None = None) -> None:
-    """Mail a reset link to the account of an address, if there is one that may have it; off the request.
+    """Email a reset link to the account with this address, if it exists and may have one, after the answer.
 
-    Raises InvalidPayload (a `reset_url` that is not allowed) before anything is counted or looked up, and
-    RequestsExceeded by the caller's address. Over the account's own limit nothing is mailed and nobody is
-    told.
+    Raises InvalidPayload (a `reset_url` that isn't allowed) before anything is counted or looked up, and
+    RequestsExceeded for the caller's address. Over the account's own limit, no email is sent and nobody is told.
     """
     if reset_url is not None:
         redirects.check_reset_url(reset_url)
@@ -81,7 +82,7 @@ def answer_request(
     user_agent: str,
     attempt: delivery.Attempt,
 ) -> None:
-    """Find the account of a request; make a link for it, or report why there is none."""
+    """Find the account of a request and create a link for it, or report why there is none."""
     who = Caller(address, user_agent)
     if not within_limit:
         _report("limited", None, who)
@@ -116,14 +117,14 @@ def deliver_link(
     mail_failed: bool = False,
     attempt: delivery.Attempt,
 ) -> None:
-    """Mail the link of a row that is still good, or report that it is not. Raises delivery.TryAgain.
+    """Email the link if it is still valid, or report that it isn't. Raises delivery.TryAgain.
 
-    `mail_failed`: the mail did, at an earlier attempt, which is reported.
+    `mail_failed`: an earlier attempt has failed and reported it.
     """
     who = Caller(address, user_agent)
     token, now = reset_tokens.find(token_id), timezone.now()
     if token is None or not reset_tokens.is_good(token, now=now):
-        logger.warning("a reset link was no longer good when its mail was to be sent: user=%s", user_id)
+        logger.warning("a reset link was no longer valid when its email was due: user=%s", user_id)
         _report("dead", get_user_model()._base_manager.filter(pk=user_id).first(), who)
         return
     url = redirects.with_token(reset_url or _page_url(), reset_tokens.sign(token))
@@ -137,23 +138,22 @@ def deliver_link(
     try:
         _report("sent", token.user, who)
     except DatabaseError:
-        # The mail is out: another attempt would send it again.
-        logger.exception("a reset link was sent, which could not be recorded")
+        # The email has been sent; another attempt would send it again.
+        logger.exception("a reset link was sent, but could not be recorded")
 
 
 @sensitive_variables()
 def check_link(raw_token: str) -> str:
-    """Return the address of the account whose password a token may set. Raises TokenExpired, InvalidToken."""
+    """Return the email address of the account whose password a token can set. Raises TokenExpired, InvalidToken."""
     user = reset_tokens.read(raw_token).user
     return str(getattr(user, user.get_email_field_name()))
 
 
 @sensitive_variables()
 def reset(raw_token: str, password: str, *, request: HttpRequest | None = None) -> None:
-    """Set a password by the token of a link. All sessions end, other links too; a second factor stays.
+    """Set a password with the token of a link. All sessions and other links end; a second factor stays.
 
-    Raises TokenExpired, InvalidToken, InvalidPayload, FailedValidation. A refused password does not spend the
-    token.
+    Raises TokenExpired, InvalidToken, InvalidPayload, FailedValidation. A refused password doesn't spend the token.
     """
     who = caller.of(request)
     try:
@@ -180,15 +180,15 @@ def change(
     otp: str | None = None,
     request: HttpRequest,
 ) -> None:
-    """Set a new password for a signed-in user who shows the current one, and a one-time password if enrolled.
+    """Set a new password for a signed-in user, who gives the current one, and a one-time password if enrolled.
 
-    Every other session ends, reset links too. Raises what `confirmation.confirm` does, InvalidPayload,
-    FailedValidation, InvalidOTP; InvalidCredentials if the password was changed meanwhile.
+    Every other session and all reset links end. Raises the errors of `confirmation.confirm`, InvalidPayload,
+    FailedValidation, InvalidOTP, and InvalidCredentials if the password was changed meanwhile.
     """
     user = session.user
     who = caller.of(request)
     confirmation.confirm(request, session, password=current_password, field="current_password")
-    # Before the one-time password: a refused new password must not cost one.
+    # Before the one-time password, which a refused new password must not use up.
     validate(password, user)
     hashed = make_password(password)
     _set_by_user(session, hashed, otp=otp, who=who)
@@ -200,11 +200,11 @@ def change(
 
 @sensitive_variables()
 def validate(password: str, user: Any = None) -> None:
-    """Refuse what the host's AUTH_PASSWORD_VALIDATORS refuse: FailedValidation with one entry per broken
+    """Raise FailedValidation if the host's AUTH_PASSWORD_VALIDATORS refuse a password, with one entry per broken
     rule.
 
-    Before that, and whatever the host configured, what is no password at all: empty, over 1024 bytes, not
-    UTF-8. Raises InvalidPayload for it.
+    Regardless of the validators, an empty password, one over 1024 bytes or one that isn't valid UTF-8 raises
+    InvalidPayload.
     """
     try:
         length = len(password.encode())
@@ -247,7 +247,7 @@ def _report(outcome: str, user: Any, who: Caller) -> None:
 
 
 def _record_refusal(refusal: errors.TokenRefused, who: Caller) -> None:
-    """Record a token that did not do, if it is one that we signed: anybody could fill the table with others."""
+    """Record a refused token if we have signed it; with others, anyone could fill the table."""
     if isinstance(refusal, reset_tokens.Dead):
         events.record(AuthEvent.Kind.RESET_FAILED, user=refusal.user, who=who, reason="used or superseded")
     elif isinstance(refusal, errors.TokenExpired):
@@ -255,9 +255,9 @@ def _record_refusal(refusal: errors.TokenRefused, who: Caller) -> None:
 
 
 def _page_url() -> str:
-    """Return where a link leads by default: PASSWORD_RESET_URL, else the built-in page under PUBLIC_URL.
+    """Return where links lead by default: PASSWORD_RESET_URL, or else the built-in page under PUBLIC_URL.
 
-    Nothing in it comes from a request, not even the script prefix: PUBLIC_URL has it.
+    Nothing in it comes from a request, not even the script prefix, which PUBLIC_URL includes.
     """
     if conf.PASSWORD_RESET_URL:
         return str(conf.PASSWORD_RESET_URL)
@@ -268,10 +268,12 @@ def _page_url() -> str:
 @sensitive_variables()
 @db.in_transaction
 def _set_by_token(token: PasswordResetToken, hashed: str, *, who: Caller) -> None:
-    """Spend a token, set the password and record it, or nothing. Of many callers one passes. Raises InvalidToken."""
+    """Spend a token, set the password and record it, in one transaction. Only one of several callers succeeds. Raises
+    InvalidToken.
+    """
     user = token.user
     if not _replace_password(user, hashed):
-        # Without the user, who may be the one that is gone.
+        # Without the user, who may be gone.
         raise reset_tokens.Dead
     if not PasswordResetToken.objects.filter(pk=token.pk).delete()[0]:
         raise reset_tokens.Dead(user=user)
@@ -283,12 +285,13 @@ def _set_by_token(token: PasswordResetToken, hashed: str, *, who: Caller) -> Non
 @sensitive_variables()
 @db.in_transaction
 def _set_by_user(session: RefreshSession, hashed: str, *, otp: str | None, who: Caller) -> None:
-    """Spend the one-time password, set the password and record it, or nothing.
+    """Spend the one-time password, set the password and record it, in one transaction.
 
-    Raises InvalidOTP, RequestsExceeded; InvalidCredentials where the password that was verified is no longer it.
+    Raises InvalidOTP, RequestsExceeded, and InvalidCredentials if the password isn't the one that was verified any
+    more.
     """
     user = session.user
-    # Before the password is written: a refused code keeps its count, and nothing else.
+    # Before the password is written: a refused code is still counted, and nothing else happens.
     if not db.lock(user, unchanged=("password",)):
         raise errors.InvalidCredentials
     if verification.is_enrolled(user):
@@ -302,19 +305,19 @@ def _set_by_user(session: RefreshSession, hashed: str, *, otp: str | None, who: 
 
 @sensitive_variables()
 def _replace_password(user: Any, hashed: str) -> bool:
-    """Set a password if the old one, the address and `is_active` are what was verified."""
+    """Set a password if the old password, the email address and `is_active` are still what was verified."""
     unchanged = ("password", user.get_email_field_name())
     return db.lock(user, unchanged=unchanged, active=True, password=hashed)
 
 
 @sensitive_variables()
 def _tell_validators(password: str, user: Any) -> None:
-    """Tell the host's validators of a new password; one that fails is logged and changes nothing."""
+    """Call `password_changed` of the host's validators; one that fails is logged and changes nothing."""
     for validator in password_validation.get_default_password_validators():
         try:
             password_validation.password_changed(password, user, [validator])
         except Exception as error:
-            # Without its words, which may quote the password.
+            # Without its text, which may quote the password.
             logger.error(
                 "`password_changed` of the validator %s failed: %s",
                 type(validator).__qualname__,
@@ -324,13 +327,13 @@ def _tell_validators(password: str, user: Any) -> None:
 
 @sensitive_variables()
 def _entry(error: ValidationError, validator: object, password: str) -> tuple[str, str]:
-    """Return type and message of a broken rule, without the password that a message may want to quote."""
+    """Return type and message of a broken rule, without the password, which a message may quote."""
     kind = error.code or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(validator).__name__).lower()
     if error.params:
         quoted = {name: "…" if value == password else value for name, value in error.params.items()}
         error = ValidationError(error.message, code=error.code, params=quoted)
     text = " ".join(error.messages)
-    # Django's own quote nothing, and speak of "password", which is the worst of passwords.
+    # Django's own messages quote nothing, but contain the word "password", which is also a common password.
     is_djangos = type(validator).__module__ == password_validation.__name__
     if not is_djangos and len(password) >= SHORTEST_QUOTE and password.casefold() in text.casefold():
         text = str(errors.FailedValidation.message)

@@ -1,9 +1,8 @@
 """The token of a reset link: a signed JWT whose `jti` is a row.
 
-It is good while its row lives and the user has the e-mail address and the password of the moment it was made:
-a row keeps a fingerprint of both (after `django.contrib.auth.tokens`, whose hash covers the same state).
-Using the link, changing the password or the address, or asking for the fourth link each end it, and so does
-deleting the row.
+It is valid while its row exists and the user has the same email address and password as when it was made; the row
+stores a fingerprint of both (as `django.contrib.auth.tokens` does in its hash). Using the link, changing the password
+or the address, requesting a fourth link and deleting the row each end it.
 """
 
 from __future__ import annotations
@@ -24,13 +23,12 @@ from ..models import PasswordResetToken
 
 PASSWORD_RESET = signed_tokens.Kind("password_reset", "password-reset+jwt", frozenset())
 LIVE_AT_ONCE = 3
-"""How many links of one user are good at the same time: the newest."""
+"""How many links of a user are valid at the same time: the newest ones."""
 
 
 class Dead(errors.InvalidToken):
-    """A token that we signed, but its link is used, superseded, or of a user who is not what they were.
-
-    `user` is None where the row is gone.
+    """A token that we signed, but whose link was used or superseded, or whose user has changed. `user` is None if the
+    row is gone.
     """
 
     def __init__(self, *, user: Any = None) -> None:
@@ -41,13 +39,13 @@ class Dead(errors.InvalidToken):
 @sensitive_variables()
 @db.in_transaction
 def issue(user: Any, *, who: Caller = NOBODY, token_id: uuid.UUID | str | None = None) -> PasswordResetToken:
-    """Make a row for a new link and delete those that it supersedes, or neither.
+    """Create the row of a new link and delete those that it supersedes, in one transaction.
 
-    Asked again with the same `token_id` it returns the row that it made: a job that is tried again takes no second
-    place.
+    Called again with the same `token_id`, it returns the row that it created, so a job that is tried again doesn't
+    use up another link.
     """
     now = timezone.now()
-    # Of two at once the second sees what the first made.
+    # Of two at the same time, the second sees the row of the first.
     db.lock(user)
     others = PasswordResetToken.objects.filter(user=user)
     token: PasswordResetToken | None = others.filter(pk=token_id).first() if token_id else None
@@ -61,7 +59,7 @@ def issue(user: Any, *, who: Caller = NOBODY, token_id: uuid.UUID | str | None =
         expires_at=now + conf.PASSWORD_RESET_TOKEN_TTL,
         ip_address=who.address,
     )
-    # Not by the time alone: the clock of another node may be ahead, and would make this one the oldest.
+    # Not by the time alone: if another node's clock is ahead, this row would count as the oldest.
     older = others.exclude(pk=token.pk).order_by("-created_at", "-pk")[LIVE_AT_ONCE - 1 :]
     others.filter(pk__in=list(older.values_list("pk", flat=True))).delete()
     return token
@@ -69,7 +67,7 @@ def issue(user: Any, *, who: Caller = NOBODY, token_id: uuid.UUID | str | None =
 
 @sensitive_variables()
 def sign(token: PasswordResetToken) -> str:
-    """Return the JWT of a row: the only moment at which it exists."""
+    """Return the JWT of a row; it exists only in this value."""
     return signed_tokens.sign(
         PASSWORD_RESET,
         {"sub": str(token.user_id), "jti": str(token.pk)},
@@ -80,7 +78,7 @@ def sign(token: PasswordResetToken) -> str:
 
 @sensitive_variables()
 def read(raw_token: str) -> PasswordResetToken:
-    """Return the row of a token, joined with its user; spend nothing. Raises TokenExpired, InvalidToken."""
+    """Return the row of a token with its user, without spending it. Raises TokenExpired, InvalidToken."""
     claims = signed_tokens.verify(PASSWORD_RESET, raw_token)
     try:
         token_id = uuid.UUID(claims["jti"])
@@ -95,7 +93,7 @@ def read(raw_token: str) -> PasswordResetToken:
 
 
 def find(token_id: uuid.UUID | str) -> PasswordResetToken | None:
-    """Return the row of a link, joined with its user, or None."""
+    """Return the row of a link with its user, or None."""
     token: PasswordResetToken | None = (
         PasswordResetToken.objects.filter(pk=token_id).select_related("user").first()
     )
@@ -103,7 +101,7 @@ def find(token_id: uuid.UUID | str) -> PasswordResetToken | None:
 
 
 def is_good(token: PasswordResetToken, *, now: datetime) -> bool:
-    """Return whether a row's time is not over and its user is active, with the same address and password."""
+    """Return whether a row hasn't expired and its user is active, with the same email address and password."""
     fingerprints = _fingerprints(token.user)
     return (
         token.expires_at > now
@@ -114,7 +112,7 @@ def is_good(token: PasswordResetToken, *, now: datetime) -> bool:
 
 @sensitive_variables()
 def _fingerprints(user: Any) -> list[str]:
-    """Return the HMAC over a user's address and password hash, under each SECRET_KEY, newest first."""
+    """Return the HMAC of a user's email address and password hash with each SECRET_KEY, newest first."""
     address = getattr(user, user.get_email_field_name()) or ""
     state = f"{len(address)}:{address}{user.password}".encode()
     keys = [derive_key(secret, label="reset-fingerprint") for secret in conf.django_secrets]

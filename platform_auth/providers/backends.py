@@ -1,15 +1,15 @@
 """Provider backends: python-social-auth's, with stricter checks.
 
-RowBackend              every kind: from a row, PKCE S256, through `outbound`, an account instead of a pipeline
-    OpenIDConnect       any issuer by discovery
+RowBackend              base of all: configured by a row, PKCE S256, requests through `outbound`, no pipeline
+    OpenIDConnect       any issuer, by discovery
         Google, Microsoft, GitLab, Apple, LinkedIn, Slack
     GitHub, Facebook, Discord
-    PlainOAuth2         any server by its three URLs
+    PlainOAuth2         any server, by its three URLs
 
-Checks added to python-social-auth's: the issuer of a discovery document and of an authorization
-response (RFC 9207), a UserInfo without `sub` or of another issuer or client, times that are texts, EdDSA with
-`at_hash`, algorithms beside RS256, the encoding of the URL that a flow starts at, caches that are shared by rows of
-one class.
+What they add to python-social-auth: the issuer of a discovery document and of an authorization response (RFC 9207) is
+checked; UserInfo without `sub`, or of another issuer or client, is refused, and so are times that are strings; EdDSA
+with `at_hash`, and algorithms other than RS256, are supported; the URL that a flow starts at is encoded correctly;
+caches are per row, not per class.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ ALGORITHMS: Mapping[str, tuple[str, str | None]] = {
     "ES256": ("EC", "P-256"),
     "EdDSA": ("OKP", "Ed25519"),
 }
-"""The signatures that are taken, each with the key type and curve that it needs. None of them is symmetric."""
+"""The accepted signature algorithms, each with its key type and curve. None of them is symmetric."""
 
 SKEW = 30
-"""Seconds by which a provider's clock may differ."""
+"""How many seconds a provider's clock may differ from ours."""
 
 CACHED_FOR = 3600
-"""Seconds that a discovery document and its keys are kept. An edited row starts anew."""
+"""How many seconds a discovery document and its keys are cached. Editing the row discards them."""
 
 _MAX_KEYS = 50
 _MIN_RSA_BITS = 2048
 
 
 class ProviderAccount(NamedTuple):
-    """Who the provider says it is. `email` is "" where there is no usable address."""
+    """Who the provider says has logged in. `email` is "" if there is no usable address."""
 
     issuer: str
     subject: str
@@ -67,7 +67,7 @@ class ProviderAccount(NamedTuple):
 
 
 class RowBackend(BaseOAuth2PKCE[str]):
-    """One provider row, for one flow."""
+    """Base of all backends: one provider row, for one flow."""
 
     REDIRECT_STATE = False
     STATE_PARAMETER = True
@@ -85,9 +85,9 @@ class RowBackend(BaseOAuth2PKCE[str]):
         transaction: dict[str, Any] | None = None,
     ) -> None:
         self.provider = provider
-        # By the row and not by its key: a renamed key keeps its flows, a key used again inherits none.
+        # By the row, not by its key: a renamed key keeps its flows, and a reused key inherits none.
         self.name = f"oauth:{provider.pk}"
-        # What the provider is asked for, in the words of python-social-auth: an error that it did not foresee has none.
+        # The stage of the flow, in python-social-auth's words: its unforeseen errors have none.
         self.stage = "callback" if transaction else "begin"
         session = {self.transaction_key(transaction["state"]): transaction} if transaction else {}
         super().__init__(
@@ -97,23 +97,23 @@ class RowBackend(BaseOAuth2PKCE[str]):
 
     @property
     def issuer(self) -> str:
-        """The issuer that this provider has to name; "" where it has none."""
+        """The issuer that this provider must name; "" if it has none."""
         return self.ISSUER or self.provider.issuer
 
     @property
     def transaction(self) -> dict[str, Any]:
-        """What `start` wants to find again at the callback: state, verifier, nonce, time."""
+        """What `start` needs again at the callback: state, verifier, nonce, time."""
         session: dict[str, Any] = self.strategy.session  # type: ignore[attr-defined]
         (transaction,) = (value for value in session.values() if "code_verifier" in value)
         return transaction  # type: ignore[no-any-return]
 
     @property
     def urls(self) -> list[str]:
-        """What a flow visits: authorization and token endpoint, and whatever else the row names."""
+        """The URLs that a flow uses: authorization and token endpoint, and the others of the row."""
         return [self.authorization_url(), self.access_token_url()]
 
     def check_configuration(self) -> None:
-        """Refuse a row that cannot work: its URLs. Raises outbound.Refused."""
+        """Raise outbound.Refused if one of the row's URLs can't be used."""
         for url in self.urls:
             outbound.check_url(url)
 
@@ -123,7 +123,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
             raise AuthResponseError(self, claim="iss", code="invalid_claim", stage="callback")
 
     def auth_url(self) -> str:
-        """Return the URL to send the browser to: the endpoint's own query as it stands, then ours, encoded."""
+        """Return the URL to send the browser to: the endpoint's own query unchanged, then our parameters, encoded."""
         state = self.get_or_create_state()
         parameters = {**self.auth_params(state), **self.get_scope_argument()}  # type: ignore[no-untyped-call]
         endpoint, _mark, query = self.authorization_url().partition("?")
@@ -135,7 +135,9 @@ class RowBackend(BaseOAuth2PKCE[str]):
 
     @sensitive_variables()
     def auth_complete_params(self, state: Any = None) -> dict[str, Any]:
-        """Return what the code is sent with; a public client has no secret, not an empty one."""
+        """Return the parameters that are sent with the code. A public client sends no secret, instead of an empty
+        one.
+        """
         params: dict[str, Any] = super().auth_complete_params(state)  # type: ignore[no-untyped-call]
         if not params.get("client_secret"):
             params.pop("client_secret", None)
@@ -152,9 +154,9 @@ class RowBackend(BaseOAuth2PKCE[str]):
         timeout: None = None,
         **content: Any,
     ) -> requests.Response:
-        """Send a request through `outbound`. Raises the errors that python-social-auth's own would.
+        """Send a request through `outbound`. Raises the errors that python-social-auth's own method would.
 
-        `content`: what `outbound.send` takes. None of these kinds sends JSON, and the budget is the time limit.
+        `content`: what `outbound.send` takes. None of these backends sends JSON, and the budget limits the time.
         """
         self.stage = stage
         try:
@@ -165,11 +167,9 @@ class RowBackend(BaseOAuth2PKCE[str]):
         if 200 <= response.status_code < 300:
             return response
         if response.status_code < 400:
-            raise AuthProviderError(
-                self, "a redirect, which is not followed", code="connection_failed", stage=stage
-            )
-        # The token endpoint refuses by an object with an `error` (RFC 6749, 5.2), UserInfo by its status (RFC 6750,
-        # 3.1). Whatever else it says, something is wrong over there.
+            raise AuthProviderError(self, "redirects are not followed", code="connection_failed", stage=stage)
+        # The token endpoint refuses with an `error` (RFC 6749, 5.2), UserInfo with its status (RFC 6750, 3.1). Any
+        # other answer means that something is wrong at the provider.
         if stage == "token_exchange" and _is_oauth_error(response):
             raise http_error(self, requests.HTTPError(response=response), stage=stage) from None
         is_refusal = stage == "user_info" and response.status_code in (401, 403)
@@ -178,14 +178,14 @@ class RowBackend(BaseOAuth2PKCE[str]):
 
     @sensitive_variables()
     def do_auth(self, access_token: str, *args: Any, **kwargs: Any) -> Any:
-        """Return the ProviderAccount of an access token. It is used once and not kept."""
+        """Return the ProviderAccount of an access token, which is used once and not stored."""
         profile = self.user_data(access_token)
         if not isinstance(profile, dict):
             raise AuthResponseError(self, code="malformed_response", stage="user_info")
         return self.account(profile)
 
     def account(self, profile: dict[str, Any]) -> ProviderAccount:
-        """Read who it is out of a profile. Raises AuthResponseError."""
+        """Return the ProviderAccount of a profile. Raises AuthResponseError."""
         return self._account(
             subject=profile.get("id"), email=profile.get("email"), email_verified=self.is_verified(profile)
         )
@@ -206,7 +206,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
 
 
 class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
-    """Any issuer by its discovery document (OpenID Connect Core and Discovery 1.0)."""
+    """Any OpenID Connect issuer, by its discovery document (OpenID Connect Core and Discovery 1.0)."""
 
     DRIVER = "openid"
     REQUIRES_NONCE = True
@@ -216,11 +216,11 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
         return f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
 
     def oidc_config(self) -> dict[str, Any]:
-        """Return the discovery document of this row, judged. Raises AuthProviderError, AuthResponseError."""
+        """Return the checked discovery document of this row. Raises AuthProviderError, AuthResponseError."""
         return _documents.get(self.provider, self.discover)
 
     def discover(self) -> dict[str, Any]:
-        """Fetch the discovery document anew."""
+        """Fetch the discovery document, without the cache."""
         document = self.get_json(self.oidc_config_url(), stage="begin")
         if not isinstance(document, dict):
             raise AuthResponseError(self, code="malformed_response", stage="begin")
@@ -244,13 +244,15 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
             raise AuthResponseError(self, claim="iss", code="invalid_claim", stage="callback")
 
     def use_basic_auth(self) -> bool:
-        """Send the secret in the header only where the body is not offered: its encoding is less disputed there."""
+        """Use HTTP Basic only if the provider doesn't accept the secret in the body: providers disagree on how to
+        encode the header.
+        """
         if not self.provider.sealed_secret:
             return False
         methods = self.oidc_config().get("token_endpoint_auth_methods_supported")
         return not (isinstance(methods, list) and "client_secret_post" in methods)
 
-    # The ID token.
+    # The ID token
 
     def get_and_store_nonce(self, url: str, state: Any) -> str:
         return self.strategy.random_string(64)
@@ -263,12 +265,12 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
 
     @sensitive_variables()
     def decode_and_validate_id_token(self, id_token: str, access_token: str) -> dict[str, Any]:
-        """Check signature, issuer, audience, times and at_hash (OpenID Connect Core, 3.1.3.7)."""
+        """Check signature, issuer, audience, times and at_hash of an ID token (OpenID Connect Core, 3.1.3.7)."""
         try:
             header = jwt.get_unverified_header(id_token)
             algorithm = str(header.get("alg"))
             if algorithm not in ALGORITHMS or "crit" in header or header.get("b64") is False:
-                raise jwt.InvalidAlgorithmError("not an algorithm that is taken")
+                raise jwt.InvalidAlgorithmError("this algorithm is not accepted")
             key, signed = self._verified(id_token, algorithm, header.get("kid"))
             self._check_times(signed)
             claims: dict[str, Any] = jwt.decode(
@@ -290,7 +292,9 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
         return claims
 
     def _verified(self, id_token: str, algorithm: str, kid: object) -> tuple[Any, dict[str, Any]]:
-        """Return the key of the issuer that verifies a token, and its claims; fetched anew, once, where none does."""
+        """Return the issuer's key that verifies a token, and the token's claims. If none does, the keys are fetched
+        again, once.
+        """
         for is_last in (False, True):
             for key in _usable(self.get_jwks_keys(), algorithm, kid):
                 try:
@@ -302,14 +306,16 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
         raise jwt.InvalidSignatureError("no key of this issuer verifies the token")
 
     def _check_times(self, claims: dict[str, Any]) -> None:
-        """Refuse a time that is no JSON number: PyJWT takes what `int` takes, texts and booleans (RFC 7519, 2)."""
+        """Raise an error if a time isn't a JSON number (RFC 7519, 2): PyJWT accepts what `int` does, including
+        strings and booleans.
+        """
         for name in ("exp", "iat", "nbf"):
             value = claims.get(name, 0)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**53:
                 raise AuthResponseError(self, claim=name, code="invalid_claim", stage="token_validation")
 
     def validate_temporal_claims(self, id_token: Any) -> None:
-        """PyJWT has judged exp, nbf and iat against the future; an old token is refused as well."""
+        """Refuse an old token. PyJWT has already checked exp, nbf and iat."""
         if time.time() > id_token["iat"] + self.ID_TOKEN_MAX_AGE + SKEW:
             raise AuthResponseError(self, claim="iat", code="response_expired", stage="token_validation")
 
@@ -319,11 +325,11 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
             return
         super().validate_claims(id_token)
 
-    # The account.
+    # The account
 
     @sensitive_variables()
     def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
-        """Return the claims of UserInfo, whose `sub` must be the ID token's (OpenID Connect Core, 5.3.2)."""
+        """Return the claims of UserInfo, whose `sub` must equal the ID token's (OpenID Connect Core, 5.3.2)."""
         if "userinfo_endpoint" not in self.oidc_config():
             return {}
         userinfo: Any = self.get_json(
@@ -333,7 +339,7 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
             raise AuthResponseError(self, code="malformed_response", stage="user_info")
         if self.id_token is None or userinfo.get("sub") != self.id_token["sub"]:
             raise AuthResponseError(self, claim="sub", code="invalid_claim", stage="user_info")
-        # It need not name them (5.3.2 again: signed answers do); what it names must be ours.
+        # These claims are optional (5.3.2 again: signed answers have them), but must be right if present.
         if userinfo.get("iss", self.issuer) != self.issuer:
             raise AuthResponseError(self, claim="iss", code="invalid_claim", stage="user_info")
         audience = userinfo.get("aud", self.provider.client_id)
@@ -343,7 +349,8 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
 
     def account(self, profile: dict[str, Any]) -> ProviderAccount:
         claims = self.id_token or {}
-        # An address and whether it is verified come from one place: two halves would make a third truth.
+        # Take the address and whether it is verified from the same document; mixing two documents could vouch for the
+        # wrong address.
         source = profile if "email" in profile else claims
         return self._account(
             issuer=self.issuer,
@@ -358,12 +365,12 @@ class Google(OpenIDConnect):
 
 
 class Microsoft(OpenIDConnect):
-    """One tenant: the issuer names it, so that no other tenant's token passes.
+    """A single tenant. The issuer contains its ID, so no other tenant's token is accepted.
 
-    The ID token alone says who it is: UserInfo repeats the address without the claim that vouches for it.
+    Only the ID token says who it is: UserInfo repeats the address without the claim that says whether it is verified.
     """
 
-    # Addresses are what a tenant's admin typed, unless Microsoft says that the domain's owner was verified.
+    # Addresses are what a tenant's admin typed, unless Microsoft says that the owner of the domain was verified.
     VERIFIED_BY = "xms_edov"
 
     @property
@@ -386,18 +393,19 @@ class Slack(OpenIDConnect):
 
 
 class LinkedIn(OpenIDConnect):
-    """Names no nonce in its ID tokens; one that is named must still be ours."""
+    """LinkedIn sends no nonce in ID tokens; if one is present, it must be ours."""
 
     ISSUER = "https://www.linkedin.com/oauth"
     REQUIRES_NONCE = False
 
     def use_basic_auth(self) -> bool:
-        # Its discovery document names no methods, for which Basic would stand; it takes the body alone.
+        # Its discovery document lists no methods, which would mean Basic; LinkedIn accepts the secret in the body
+        # only.
         return False
 
 
 class Apple(OpenIDConnect):
-    """The client secret is a JWT that the private key signs; the answer comes as a form where scopes are asked for."""
+    """Apple's client secret is a JWT signed with the private key; the answer is a form if scopes are requested."""
 
     ISSUER = "https://appleid.apple.com"
     DEFAULT_SCOPE = ["openid", "email"]
@@ -435,7 +443,7 @@ class GitHub(RowBackend, GithubOAuth2[str]):
 
     @sensitive_variables()
     def user_data(self, access_token: str, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
-        """Return the profile, its address replaced by the primary one of the list that tells what is verified."""
+        """Return the profile with the primary address of the list that says which addresses are verified."""
         profile = self._user_data(access_token)  # type: ignore[no-untyped-call]
         addresses: Any = self._user_data(access_token, "/emails")  # type: ignore[no-untyped-call]
         if not isinstance(profile, dict) or not isinstance(addresses, list):
@@ -446,7 +454,7 @@ class GitHub(RowBackend, GithubOAuth2[str]):
 
 
 class Facebook(RowBackend, FacebookOAuth2[str]):
-    """Its addresses count as not verified: nothing in the answer says that they are."""
+    """Facebook's addresses count as unverified, because nothing in its answer says that they are."""
 
     RESPONSE_TYPE = "code"  # type: ignore[assignment]
     DEFAULT_SCOPE = ["email"]
@@ -454,7 +462,7 @@ class Facebook(RowBackend, FacebookOAuth2[str]):
 
     @sensitive_variables()
     def auth_complete(self, *args: Any, **kwargs: Any) -> Any:
-        # Facebook's own sends no verifier, and the secret in a URL.
+        # The original sends no verifier, and the secret in a URL.
         return BaseOAuth2.auth_complete(self, *args, **kwargs)
 
     def setting(self, name: str, default: Any = None) -> Any:
@@ -475,7 +483,7 @@ class Discord(RowBackend, DiscordOAuth2[str]):
 
 
 class PlainOAuth2(RowBackend):
-    """Any OAuth 2.0 server by its three URLs and the names of its fields; a dot leads into an object."""
+    """Any OAuth 2.0 server, by its three URLs and the names of its fields; a dot in a name leads into an object."""
 
     def authorization_url(self) -> str:
         return self.provider.authorization_url
@@ -504,7 +512,7 @@ class PlainOAuth2(RowBackend):
 
 
 # To add a provider: a backend class above and its entry here, a Kind in models.OAuthProvider with its migration, and
-# in admin/provider_form._NEEDED the fields that its row cannot do without.
+# the fields that its row needs in admin/provider_form._NEEDED.
 BACKENDS: Mapping[str, type[RowBackend]] = {
     OAuthProvider.Kind.OIDC: OpenIDConnect,
     OAuthProvider.Kind.GITHUB: GitHub,
@@ -527,7 +535,9 @@ def callback_url(provider: OAuthProvider) -> str:
 
 
 def config_of(provider: OAuthProvider) -> str:
-    """Return a digest of what decides whom a row talks to, so that a code never goes to another server."""
+    """Return a digest of the fields that decide where a row's requests go, so that a code never goes to another
+    server.
+    """
     facts = (
         provider.kind,
         provider.client_id,
@@ -541,7 +551,7 @@ def config_of(provider: OAuthProvider) -> str:
 
 
 def usable_address(email: object) -> str:
-    """Return an address that an account may have, or "": ASCII only, since look-alikes are another's address."""
+    """Return an address that an account may have, or "". ASCII only: look-alikes are somebody else's address."""
     if not isinstance(email, str) or len(email) > 254 or not email.isascii():
         return ""
     try:
@@ -552,7 +562,7 @@ def usable_address(email: object) -> str:
 
 
 def reason_of(error: SocialAuthBaseException) -> str:
-    """Say what went wrong in words of our own: what a provider wrote is neither logged nor shown."""
+    """Return what went wrong in our own words: a provider's text is neither logged nor shown."""
     if error.code == "connection_failed" and error.detail:
         return str(error.detail)
     claim = getattr(error, "claim", None)
@@ -571,7 +581,7 @@ _SIGNATURE_ONLY: Any = {
 
 
 def _usable(keys: list[dict[str, Any]], algorithm: str, kid: object) -> list[Any]:
-    """Return the public keys of a set that may verify a signature of this algorithm."""
+    """Return the public keys of a set that can verify signatures of this algorithm."""
     kty, curve = ALGORITHMS[algorithm]
     usable = []
     for key in keys[:_MAX_KEYS]:
@@ -592,7 +602,7 @@ def _usable(keys: list[dict[str, Any]], algorithm: str, kid: object) -> list[Any
 
 
 def usable_keys(keys: list[dict[str, Any]]) -> int:
-    """Return how many keys of a set can verify anything that is taken."""
+    """Return how many keys of a set can verify any accepted algorithm."""
     return sum(len(_usable([key], algorithm, None)[:1]) for key in keys for algorithm in ALGORITHMS)
 
 
@@ -617,13 +627,15 @@ T = TypeVar("T")
 
 
 class _Cache(Generic[T]):
-    """What was fetched for a row, by its id, so that rows share nothing; fetched anew where the row has changed.
+    """A cache of what was fetched for a row, by its id, so rows share nothing. It is fetched again if the row has
+    changed.
 
-    By the time of the change and by what it decides: an update by a queryset leaves the time as it is.
+    A change shows in the row's time and in the digest of its fields, because an update by a queryset doesn't change
+    the time.
     """
 
     REFETCH_AFTER = 5
-    """Seconds for which what was just fetched is not fetched again."""
+    """How many seconds a fresh value isn't fetched again."""
 
     def __init__(self) -> None:
         self._kept: dict[Any, tuple[Any, float, T]] = {}
@@ -638,7 +650,7 @@ class _Cache(Generic[T]):
         return value
 
     def drop(self, provider: OAuthProvider) -> bool:
-        """Forget a row's value unless it was fetched just now. Returns whether it was forgotten."""
+        """Forget a row's value unless it was fetched just now; return whether it was forgotten."""
         kept = self._kept.get(provider.pk)
         if kept and 0 <= time.time() - kept[1] < self.REFETCH_AFTER:
             return False

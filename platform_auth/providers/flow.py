@@ -1,11 +1,12 @@
-"""The story: begin sends the browser away, complete takes it back, finish adds the one-time password.
+"""The flow of a provider login: begin sends the browser to the provider, complete handles its return, finish adds the
+one-time password.
 
 begin:     row -> backend -> URL of the provider, and a cookie that holds the flow
 complete:  cookie + state -> claimed flow -> backend -> ProviderAccount -> identity -> Grant (or a link)
 finish:    cookie + one-time password -> Grant
 
-The order of `complete` is its protection. Whose flow it is comes first, and the database lets it pass once, before
-anything that came along is believed and before a code is sent anywhere (ASVS 10.2.1; RFC 9700, 4.7).
+The order of `complete` is its protection: first it finds the flow of this browser and claims it in the database, once.
+Only then does it read the other parameters and send the code to the provider (ASVS 10.2.1; RFC 9700, 4.7).
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from .flow_state import Flow, Pending
 logger = logging.getLogger("platform_auth")
 
 RESERVED_KEYS = frozenset({"pwd", "otp", "mfa"})
-"""What a provider cannot be called: in `amr` it would stand for something else."""
+"""Keys that a provider can't have, because they mean something else in `amr`."""
 
 _UNUSABLE_CODES = frozenset({"connection_failed", "unavailable", "rate_limited", "malformed_response"})
-"""Of python-social-auth: nobody answered; `error: server_error` or `temporarily_unavailable`; too many requests; an
-answer that cannot be read."""
+"""Error codes of python-social-auth: no answer; `error: server_error` or `temporarily_unavailable`; too many
+requests; an unreadable answer.
+"""
 
 
 class Begun(NamedTuple):
@@ -52,10 +54,11 @@ class Begun(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a callback ended: a grant, a refusal, or (a link) neither; `redirect` is where the browser goes, or "".
+    """The result of a callback: a grant, a refusal, or (after linking) neither. `redirect` is where the browser goes,
+    or "".
 
-    `cookie` is the flow cookie's new value, `pending` that of a log-in which waits for its one-time password; "" for
-    none.
+    `cookie` is the new value of the flow cookie, `pending` that of a login waiting for its one-time password; "" if
+    there is none.
     """
 
     redirect: str
@@ -69,9 +72,9 @@ class Outcome(NamedTuple):
 
 
 def url_at_home(host: str, path: str) -> str:
-    """Return the URL of a path at PUBLIC_URL's host, or "" for a request that came to it.
+    """Return the URL of a path on PUBLIC_URL's host, or "" if the request already came to that host.
 
-    The cookie of a flow is the host's that sets it, so the start must be where the callback will be.
+    The flow's cookie belongs to the host that sets it, so the start must be on the host of the callback.
     """
     home = redirects.origin_of(redirects.public_url()) or ""
     scheme, _mark, own = home.partition("://")
@@ -80,16 +83,16 @@ def url_at_home(host: str, path: str) -> str:
 
 
 def check_key(key: str) -> None:
-    """Refuse what no provider can be called. Raises RouteNotFound.
+    """Raise RouteNotFound if no provider can have this key.
 
-    PostgreSQL takes no NUL, and not every database tells `github` from `GitHub`.
+    PostgreSQL accepts no NUL, and some databases don't distinguish `github` from `GitHub`.
     """
     if not OAuthProvider.KEY_SHAPE.fullmatch(key) or key in RESERVED_KEYS:
         raise errors.RouteNotFound
 
 
 def find(key: str) -> OAuthProvider:
-    """Return the enabled provider of a key. Raises RouteNotFound."""
+    """Return the enabled provider with a key. Raises RouteNotFound."""
     check_key(key)
     provider = OAuthProvider.objects.enabled().filter(key=key).first()
     if provider is None:
@@ -111,9 +114,10 @@ def begin(
     cookie: str | None = None,
     session: RefreshSession | None = None,
 ) -> Begun:
-    """Start a flow. `cookie`: the browser's flow cookie so far; `session`: the one that links, instead of a log-in.
+    """Start a flow. `cookie`: the browser's current flow cookie; `session`: the one to link to, instead of logging
+    in.
 
-    Raises RouteNotFound, InvalidPayload (the redirect, or its mode), ServiceUnavailable (discovery).
+    Raises RouteNotFound, InvalidPayload (the redirect or its mode), ServiceUnavailable (discovery).
     """
     provider = find(key)
     if redirect is not None:
@@ -123,7 +127,7 @@ def begin(
             _('Tokens can\'t be sent in a URL. Use mode "cookie" or "session".'), field="mode"
         )
     backend = backends.BACKENDS[provider.kind](provider)
-    # Before the provider is asked anything: python-social-auth's own time of the state starts then, too.
+    # Before the provider is asked anything, because python-social-auth's own time of the state starts then too.
     started_at = int(time.time())
     try:
         url = backend.start()
@@ -152,11 +156,11 @@ def complete(
     replacing: str | None = None,
     request: HttpRequest,
 ) -> Outcome:
-    """Take the browser back from a provider. `parameters`: those of code, state, iss and error that were sent.
+    """Handle the browser's return from a provider. `parameters`: those of code, state, iss and error that were sent.
 
-    `replacing`: the refresh token in the browser's cookie, whose session ends where the log-in sets that cookie.
-    Raises RouteNotFound, or InvalidPayload for a `state` that this browser does not know: then there is nowhere to
-    go. Whatever else is refused is in the Outcome, with the flow's own redirect.
+    `replacing`: the refresh token in the browser's cookie, whose session ends if the login sets that cookie. Raises
+    RouteNotFound, or InvalidPayload for a `state` that this browser doesn't know, because then there is no redirect.
+    Every other refusal is in the Outcome, with the flow's own redirect.
     """
     flows = flow_state.read_flows(cookie)
     flow = _flow_of(flows, parameters.get("state", ""))
@@ -204,10 +208,10 @@ def finish(
     replacing: str | None = None,
     request: HttpRequest,
 ) -> Grant:
-    """Finish the log-in that waits in this browser for its one-time password. `replacing`: as in `login.log_in`.
+    """Finish the login in this browser that is waiting for a one-time password. `replacing`: as in `login.log_in`.
 
-    Raises RouteNotFound, InvalidPayload (none waits, or it was used), InvalidOTP, RequestsExceeded, and
-    InvalidCredentials if the user was deactivated in the meantime.
+    Raises RouteNotFound, InvalidPayload (none is waiting, or it was used), InvalidOTP, RequestsExceeded, and
+    InvalidCredentials if the user was deactivated meanwhile.
     """
     provider = find(key)
     pending = flow_state.read_pending(cookie)
@@ -229,7 +233,7 @@ def finish(
 
 @sensitive_variables()
 def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> ProviderAccount:
-    """Let the provider say who it is. Raises InvalidCredentials, ServiceUnavailable, InvalidPayload."""
+    """Ask the provider who has logged in. Raises InvalidCredentials, ServiceUnavailable, InvalidPayload."""
     data = {"code": parameters.get("code", ""), "state": flow.state}
     backend = backends.BACKENDS[provider.kind](provider, data=data, transaction=flow.transaction)
     try:
@@ -237,10 +241,10 @@ def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> 
         if "error" not in parameters and data["code"]:
             return cast(ProviderAccount, backend.complete(user=None))
     except AuthSessionError:
-        # The state again, and it had passed: a clock that went back.
+        # The state is checked again here, and it was valid before: the clock went back.
         raise _over() from None
     except Exception as error:
-        # What a provider answers is anything at all, and python-social-auth indexes into it.
+        # A provider's answer may have any shape, and python-social-auth indexes into it.
         if isinstance(error, SocialAuthBaseException) and error.code not in _UNUSABLE_CODES:
             raise _ProviderRefused(_reason(error)) from None
         raise _unavailable(backend, error) from None
@@ -248,11 +252,11 @@ def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> 
 
 
 class _ProviderRefused(identities.Explained, errors.InvalidCredentials):
-    """A refusal by the provider, or a check of its answer that failed."""
+    """The provider refused, or a check of its answer failed."""
 
 
 class _ProviderUnavailable(identities.Explained, errors.ServiceUnavailable):
-    """No answer of the provider that can be read."""
+    """The provider gave no readable answer."""
 
 
 def _unavailable(backend: backends.RowBackend, error: Exception) -> _ProviderUnavailable:
@@ -290,9 +294,9 @@ def _flow_of(flows: list[Flow], state: str) -> Flow | None:
 
 
 def _spend(flow: Flow, key: str) -> OAuthProvider:
-    """Return the provider of a flow that came back in time, for the first time, to the row that started it.
+    """Claim a flow and return its provider, if the flow is in time, unused and belongs to this provider.
 
-    Raises InvalidPayload, also where the row has been pointed elsewhere since; RouteNotFound.
+    Raises InvalidPayload, also if the provider was pointed elsewhere since the start; RouteNotFound.
     """
     if not flow.is_live or not flow_state.claim(flow.state):
         raise _over()

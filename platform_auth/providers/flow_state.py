@@ -1,8 +1,8 @@
-"""What the browser keeps between two requests, in encrypted cookies: flows that were started, a log-in that waits
-for its one-time password.
+"""What the browser keeps between two requests, in encrypted cookies: started flows, and a login waiting for its
+one-time password.
 
-The server keeps nothing at the start, so a flood of starts costs nothing. That a flow, or a waiting log-in, counts
-once is decided by the database when it comes back: the first to insert its digest has it (ASVS 10.1.2).
+The server stores nothing at the start, so a flood of starts costs nothing. The database decides that a flow, or a
+waiting login, is used only once: the first request to insert its digest gets it (ASVS 10.1.2).
 """
 
 from __future__ import annotations
@@ -24,24 +24,23 @@ from .. import sealing
 from ..models import UsedState
 
 FLOW_LIFETIME = 600
-"""Seconds between start and callback."""
+"""How many seconds may pass between start and callback."""
 
 PENDING_LIFETIME = 300
-"""Seconds that a log-in waits for its one-time password."""
+"""How many seconds a login waits for its one-time password."""
 
 NEWEST = 4
 MAX_COOKIE = 3800
-"""Characters. Browsers drop cookies over 4096 bytes, name and attributes included, in silence."""
+"""In characters. Browsers silently drop cookies over 4096 bytes, including name and attributes."""
 
 _REMEMBERED = timedelta(hours=1)
 
 
 class Flow(NamedTuple):
-    """A log-in (or link) that was started in this browser.
+    """A login (or link) that was started in this browser.
 
-    `config` is a digest of the row that started it; `transaction` is what python-social-auth wants to find again:
-    state, verifier, nonce; `redirect` is as it was given, or ""; `link_session` is the id of the session that links,
-    or "".
+    `config` is a digest of the row that started it; `transaction` is what python-social-auth needs again: state,
+    verifier, nonce; `redirect` is as given, or ""; `link_session` is the id of the session to link to, or "".
     """
 
     state: str
@@ -62,9 +61,9 @@ class Flow(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A log-in whose provider has answered and whose second factor has not. `id` is spent with it.
+    """A login for which the provider has answered and the second factor is missing. `id` is claimed when it is used.
 
-    `password` is a digest of the user's password hash: whoever sets a new one ends what was begun before.
+    `password` is a digest of the user's password hash: a new password invalidates what was begun before.
     """
 
     id: str
@@ -73,7 +72,7 @@ class Pending(NamedTuple):
     password: str
 
     def __repr__(self) -> str:
-        return f"<Pending log-in of user {self.user}>"
+        return f"<Pending login of user {self.user}>"
 
     @classmethod
     @sensitive_variables()
@@ -81,13 +80,13 @@ class Pending(NamedTuple):
         return cls(get_random_string(32), str(user.pk), str(identity), _digest(user.password))
 
     def is_of(self, user: Any) -> bool:
-        """Return whether it still is this user's, with this password."""
+        """Return whether it belongs to this user with their current password."""
         return self.user == str(user.pk) and hmac.compare_digest(self.password, _digest(user.password))
 
 
 @sensitive_variables()
 def read_flows(cookie: str | None) -> list[Flow]:
-    """Return the flows of a cookie, oldest first; none where it is missing, altered or old."""
+    """Return the flows in a cookie, oldest first; none if it is missing, altered or old."""
     rows = _open("oauth:flow", cookie, FLOW_LIFETIME)
     try:
         return [Flow(*row) for row in rows or []]
@@ -97,7 +96,7 @@ def read_flows(cookie: str | None) -> list[Flow]:
 
 @sensitive_variables()
 def write_flows(flows: Sequence[Flow]) -> str:
-    """Return the cookie of the newest flows that are live, as many as a cookie holds; "" for none."""
+    """Return a cookie with the newest live flows, as many as fit; "" if there are none."""
     kept = [flow for flow in flows if flow.is_live][-NEWEST:]
     while kept:
         cookie = sealing.seal("oauth:flow", json.dumps(kept, separators=(",", ":")))
@@ -122,7 +121,7 @@ def write_pending(pending: Pending) -> str:
 
 
 def claim(token: str) -> bool:
-    """Spend a state, or the id of a pending log-in. True for the first caller, by the database's word."""
+    """Claim a state, or the id of a pending login; True for the first caller only, as the database decides."""
     row = UsedState(digest=_digest(token), expires_at=timezone.now() + _REMEMBERED)
     try:
         with transaction.atomic(using=router.db_for_write(UsedState)):

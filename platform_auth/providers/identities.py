@@ -1,10 +1,10 @@
-"""Whose account a provider account is: a known identity's, one with the same proven address, or a new one.
+"""Whose account a provider account opens: that of a known identity, one with the same proven address, or a new one.
 
-An identity is found by provider row, issuer and subject, never by what a person can change (ASVS 6.8.1, 10.5.2). An
-address opens an existing account only where the row says so and the provider says, with a boolean, that the address
-is verified; and since whoever registered an address first need not be its owner, what an unproven account had before
-(password, sessions, identities) goes when the owner of the address arrives. That proves it, once and for all providers,
-for as long as the account keeps the address.
+An identity is found by provider row, issuer and subject, never by something a person can change (ASVS 6.8.1, 10.5.2).
+An email address opens an existing account only if the row allows it and the provider says, with a boolean, that the
+address is verified. The person who registered an address first need not own it, so an unproven account loses what it
+had (password, sessions, identities) when the owner of the address arrives. From then on the address counts as proven
+for all providers, as long as the account keeps it.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class Explained:
 
 
 class Unclaimed(Explained, errors.InvalidProvider):
-    """No account that this provider account may open."""
+    """This provider account may open no account."""
 
 
 def identify(provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest) -> OAuthIdentity:
-    """Return the identity of a provider account, linked or created where the row allows it.
+    """Return the identity of a provider account; link or create an account if the row allows it.
 
-    Raises Unclaimed, or InvalidCredentials for an account that is not active.
+    Raises Unclaimed, or InvalidCredentials if the account isn't active.
     """
     _check_domain(provider, account)
-    # Once more: another request may have linked this account between the look-up and the refusal.
+    # Try twice, because another request may have linked this account between the lookup and the refusal.
     for is_last in (False, True):
         identity = _find(provider, account)
         if identity is not None:
@@ -55,7 +55,7 @@ def identify(provider: OAuthProvider, account: ProviderAccount, *, request: Http
             linked = _link_by_email(provider, account, request=request)
             return linked or _create(provider, account, request=request)
         except IntegrityError:
-            # Somebody was first: with the same provider account, which is found now, or with the address.
+            # Another request was first, with the same provider account, which is now found, or with the same address.
             continue
         except Unclaimed:
             if is_last:
@@ -64,9 +64,10 @@ def identify(provider: OAuthProvider, account: ProviderAccount, *, request: Http
 
 
 def link(provider: OAuthProvider, account: ProviderAccount, *, session_id: str, request: HttpRequest) -> None:
-    """Link a provider account to the user of a session that is still live.
+    """Link a provider account to the user of a live session.
 
-    Raises InvalidCredentials (the session is over), Unclaimed (it is somebody else's, or could never log in).
+    Raises InvalidCredentials (the session has ended), Unclaimed (it is linked to somebody else, or could never log
+    in).
     """
     _check_domain(provider, account)
     session = (
@@ -86,13 +87,13 @@ def link(provider: OAuthProvider, account: ProviderAccount, *, session_id: str, 
 
 
 def of(user: Any) -> list[OAuthIdentity]:
-    """Return the provider accounts that are linked to a user, oldest first."""
+    """Return the provider accounts linked to a user, oldest first."""
     return list(OAuthIdentity.objects.filter(user_id=user.pk).select_related("provider"))
 
 
 @db.in_transaction
 def unlink(user: Any, identity_id: str, *, request: HttpRequest) -> None:
-    """Unlink one identity of a user. Raises RouteNotFound (not theirs), InvalidPayload (the last way in)."""
+    """Unlink an identity of a user. Raises RouteNotFound (not theirs), InvalidPayload (the only sign-in method)."""
     if not identity_id.isascii() or not identity_id.isdigit() or len(identity_id) > 18:
         raise errors.RouteNotFound
     db.lock(user)
@@ -118,8 +119,8 @@ def unlink(user: Any, identity_id: str, *, request: HttpRequest) -> None:
 def _link_to_session(
     provider: OAuthProvider, account: ProviderAccount, *, session: RefreshSession, request: HttpRequest
 ) -> OAuthIdentity | None:
-    """Return the new identity of this session's user; None where the provider account was theirs before."""
-    # Holds the session's row: a revocation that comes first is seen, one that comes later waits.
+    """Return the new identity of this session's user, or None if it was linked to them before."""
+    # Locks the session's row: an earlier revocation is seen, a later one waits.
     if not RefreshSession.objects.filter(pk=session.pk).update(mode=F("mode")):
         raise errors.InvalidCredentials
     identity = _find(provider, account)
@@ -146,7 +147,7 @@ def _use(identity: OAuthIdentity, account: ProviderAccount) -> OAuthIdentity:
 
 
 def _insert(provider: OAuthProvider, account: ProviderAccount, *, user: Any, **facts: Any) -> OAuthIdentity:
-    """Write the identity of a provider account. Raises IntegrityError where somebody was first."""
+    """Insert the identity of a provider account. Raises IntegrityError if another request was first."""
     identity: OAuthIdentity = OAuthIdentity.objects.create(
         user=user,
         provider=provider,
@@ -160,7 +161,9 @@ def _insert(provider: OAuthProvider, account: ProviderAccount, *, user: Any, **f
 
 
 def _check_domain(provider: OAuthProvider, account: ProviderAccount) -> None:
-    """Refuse an address outside the allowed domains; one that nobody verified says nothing about its domain."""
+    """Raise Unclaimed for an address outside the allowed domains; an unverified address proves nothing about its
+    domain.
+    """
     allowed = {
         domain.lower().removeprefix("@") for domain in provider.allowed_domains.replace(",", " ").split()
     }
@@ -175,7 +178,7 @@ def _check_domain(provider: OAuthProvider, account: ProviderAccount) -> None:
 def _link_by_email(
     provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest
 ) -> OAuthIdentity | None:
-    """Link to the account with the same address where the row allows it; None where no account has it."""
+    """Link to the account with the same address if the row allows it; return None if there is no such account."""
     if not account.email:
         raise Unclaimed("no address")
     if not _is_taken(account.email):
@@ -196,7 +199,7 @@ def _link_by_email(
 def _link_to_user(
     provider: OAuthProvider, account: ProviderAccount, *, user: Any, request: HttpRequest
 ) -> tuple[OAuthIdentity, bool]:
-    """Link a provider account to the user with its address; tell whether the user's account was emptied for it."""
+    """Link a provider account to the user with its address; return also whether the user's account was emptied."""
     if not db.lock(user, active=True):
         raise errors.InvalidCredentials
     if not db.lock(user, unchanged=(user.get_email_field_name(),)):
@@ -205,7 +208,7 @@ def _link_to_user(
     if is_claimed:
         _empty(user)
         events.record(
-            AuthEvent.Kind.SESSION_REVOKED, user=user, who=caller.of(request), reason="linked by e-mail"
+            AuthEvent.Kind.SESSION_REVOKED, user=user, who=caller.of(request), reason="linked by email"
         )
     identity = _insert(provider, account, user=user, verified_email=account.email)
     _record_link(identity, request=request)
@@ -213,7 +216,9 @@ def _link_to_user(
 
 
 def _must_be_emptied(user: Any, provider: OAuthProvider, account: ProviderAccount) -> bool:
-    """Return whether whoever opened an account need not be the owner of its address, who is here now."""
+    """Return whether the account may have been opened by somebody other than the owner of its address, who is here
+    now.
+    """
     identities = list(OAuthIdentity.objects.filter(user_id=user.pk))
     if any(identity.founded_on_unverified_email for identity in identities):
         return True
@@ -222,19 +227,20 @@ def _must_be_emptied(user: Any, provider: OAuthProvider, account: ProviderAccoun
 
 
 def _empty(user: Any) -> None:
-    """Take away every key that whoever opened an account on somebody else's address may have kept.
+    """Remove everything with which somebody else may have kept access to an account with this address.
 
-    The second factor stays: it opens nothing, and whoever took over an address must not get past it.
+    The second factor stays: it opens nothing alone, and somebody who took over the address must not get past it.
     """
     user.set_unusable_password()
     db.lock(user, password=user.password)
-    # Sessions first: a link that one of them is making holds its row, so this waits for it and the next line sees it.
+    # Sessions first: a session that is just linking an account has its row locked, so this statement waits for it and
+    # the next one sees the link.
     sessions.revoke_all(user)
     OAuthIdentity.objects.filter(user_id=user.pk).delete()
 
 
 def _create(provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest) -> OAuthIdentity:
-    """Create a user with an unusable password, the row's groups and nothing else."""
+    """Create a user with an unusable password and the row's groups, and nothing else."""
     if not provider.may_create_users:
         raise Unclaimed("no account, creation is off")
     user_model: Any = get_user_model()
@@ -248,7 +254,7 @@ def _create(provider: OAuthProvider, account: ProviderAccount, *, request: HttpR
     try:
         identity = _insert_user(user, provider, account, request=request)
     except (DataError, ValidationError) as error:
-        raise Unclaimed(f"the user model does not take it: {type(error).__name__}") from error
+        raise Unclaimed(f"the user model refuses it: {type(error).__name__}") from error
     events.announce(signals.identity_linked, user=user, request=request, identity=identity)
     return identity
 
@@ -257,11 +263,11 @@ def _create(provider: OAuthProvider, account: ProviderAccount, *, request: HttpR
 def _insert_user(
     user: Any, provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest
 ) -> OAuthIdentity:
-    """Insert a new user with the row's groups and the identity that founded the account."""
+    """Insert a new user with the row's groups, and the identity that founded the account."""
     user.save(force_insert=True)
     if hasattr(user, "groups"):
         user.groups.set(provider.groups.all())
-    # Proven where the provider has verified the address, and the admin takes its word for addresses.
+    # Proven if the provider has verified the address and the admin trusts this provider's verified addresses.
     is_trusted = provider.email_linking != OAuthProvider.EmailLinking.NEVER
     verified = account.email if is_trusted and account.email_verified else ""
     identity = _insert(
@@ -273,7 +279,7 @@ def _insert_user(
 
 
 def _is_taken(email: str) -> bool:
-    """Return whether any account has this address, by the database's own idea of case."""
+    """Return whether any account has this address, compared by the database regardless of case."""
     user_model = get_user_model()
     rows: Any = user_model._default_manager.alias(
         platform_auth_email=Lower(user_model.get_email_field_name())

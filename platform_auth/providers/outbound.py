@@ -1,8 +1,8 @@
-"""The only way out to a provider: one request to one public address, within a time and a size.
+"""All requests to providers: each to one public address, with a limit of time and size.
 
-A provider's URLs come from an admin and from discovery documents, so they are not ours. No redirect is followed, no
-proxy of the environment is used, no compression is asked for, and the address that is connected to is the one that
-was judged (ASVS 13.2.4, 15.3.2), so that a name which changes its mind between two look-ups wins nothing.
+A provider's URLs come from an admin and from discovery documents, so they can't be trusted. Redirects are not
+followed, proxies in the environment are not used, compression is not requested, and the address that was checked is
+the one that is connected to (ASVS 13.2.4, 15.3.2), so a name that resolves differently the second time gains nothing.
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ from requests import certs
 from ..conf import conf
 
 TIMEOUT = 5.0
-"""Seconds that one request may take in all: name, connection, TLS, headers, body."""
+"""How many seconds one request may take in all: DNS, connection, TLS, headers, body."""
 
 BUDGET = 9.0
-"""Seconds that all requests of one callback may take together."""
+"""How many seconds all requests of one callback may take together."""
 
 MAX_BYTES = 1024 * 1024
-"""Of the body of one answer. http.client bounds the head: a hundred lines of 64 KiB."""
+"""The maximum size of an answer's body in bytes. http.client limits its head to a hundred lines of 64 KiB."""
 
 _CHUNK = 65536
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class Unreachable(Exception):
-    """No answer: refused connection, time over, broken TLS, an unreadable or oversized answer."""
+    """No usable answer: connection refused, timeout, broken TLS, an unreadable or oversized answer."""
 
 
 class Refused(Unreachable):
-    """A URL or address that we do not call: not https, not public, not a URL."""
+    """A URL or address that we don't call: not https, not public, or invalid."""
 
 
 class Budget:
-    """The time that is left for a chain of requests."""
+    """The remaining time of a chain of requests."""
 
     def __init__(self, seconds: float = BUDGET) -> None:
         self._ends_at = time.monotonic() + seconds
 
     def next_deadline(self) -> float:
-        """Return when the next request must be over, by the monotonic clock. Raises Unreachable."""
+        """Return when the next request must have finished, on the monotonic clock. Raises Unreachable."""
         now = time.monotonic()
         if now >= self._ends_at:
-            raise Unreachable("the time for this provider is over")
+            raise Unreachable("this provider took too long")
         return min(self._ends_at, now + TIMEOUT)
 
 
 def check_url(url: object) -> str:
-    """Return a URL that a provider may be called at: https, or http in DEBUG. Raises Refused."""
+    """Return the URL if a provider may be called there: https, or http in DEBUG. Raises Refused."""
     if (
         not isinstance(url, str)
         or not url.isascii()
@@ -89,7 +89,7 @@ def check_url(url: object) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is out in the internet, also where IPv6 carries an IPv4 address."""
+    """Return whether an IP address is public, also if it is an IPv4 address inside an IPv6 one."""
     parsed = ipaddress.ip_address(address.split("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         carried = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo[1] if parsed.teredo else None)
@@ -115,7 +115,7 @@ def send(
     auth: tuple[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> requests.Response:
-    """Send one request and read the whole answer. Raises Unreachable; a status of 3xx is returned as it is."""
+    """Send one request and read the whole answer. A status of 3xx is returned, not followed. Raises Unreachable."""
     parts = urlsplit(check_url(url))
     query = "&".join(filter(None, [parts.query, urlencode(params or {}, doseq=True)]))
     target = (parts.path or "/") + (f"?{query}" if query else "")
@@ -145,16 +145,17 @@ def send(
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to a judged address, cut off when the time is over, whatever it is doing."""
+    """A connection to a checked address, which is cut at its deadline in any state."""
 
     def __init__(self, host: str, port: int | None, *, deadline: float, tls: bool) -> None:
-        # The port that `Host` leaves out: some servers know themselves by no other name.
+        # The default port, which `Host` leaves out: some servers reject a host with a port.
         self.default_port = 443 if tls else 80
         super().__init__(host, port or self.default_port)
         self._deadline = deadline
         self._tls = tls
         self._alarm: threading.Timer | None = None
-        # Kept for `_cut`: after `Connection: close`, http.client hands the socket to the response and drops its own.
+        # Kept for `_cut`: with `Connection: close`, http.client hands the socket to the response and drops its own
+        # reference.
         self._reached: socket.socket | None = None
         self.is_over = False
 
@@ -167,7 +168,7 @@ class _Connection(http.client.HTTPConnection):
         return remaining
 
     def connect(self) -> None:
-        # A socket's own timeout starts again at every byte: only an alarm ends an answer that drips.
+        # A socket's timeout starts again with every byte, so only a timer ends an answer that drips.
         self._alarm = threading.Timer(self.left, self._cut)
         self._alarm.daemon = True
         self._alarm.start()
@@ -206,7 +207,7 @@ class _Connection(http.client.HTTPConnection):
     def _cut(self) -> None:
         self.is_over = True
         if self._reached is not None:
-            # Of the plain socket: the TLS one would say goodbye first.
+            # On the plain socket, because the TLS one would first send a closing message.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._reached, socket.SHUT_RDWR)
 
@@ -220,7 +221,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _resolve(host: str, port: int, *, seconds: float) -> list[Any]:
-    """Look a name up, in a thread, since the system's resolver knows no time limit."""
+    """Resolve a name in a thread, because the system's resolver has no timeout."""
     found: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
 
     def look_up() -> None:
@@ -252,7 +253,7 @@ def _read(answer: http.client.HTTPResponse, connection: _Connection) -> bytes:
 
 
 def _response(url: str, answer: http.client.HTTPResponse, content: bytes) -> requests.Response:
-    """Give the answer the shape that python-social-auth reads."""
+    """Return the answer in the form that python-social-auth reads."""
     response = requests.Response()
     response.status_code = answer.status
     response.reason = answer.reason

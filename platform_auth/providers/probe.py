@@ -1,4 +1,4 @@
-"""The admin's test of a provider: what a log-in would need, without a user."""
+"""The admin's test of a provider: everything that a login needs, without a user."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class Finding(NamedTuple):
 
 
 def test(provider: OAuthProvider) -> bool:
-    """Examine a provider, keep result and time on its row, return whether all is well."""
+    """Test a provider, store result and time on its row, and return whether everything is right."""
     findings = []
     try:
         for finding in _examine(provider):
             findings.append(finding)
     except Exception as error:
-        # What a provider publishes is anything at all; what was found before still helps.
+        # A provider may publish anything; the findings so far still help.
         text = _("The test failed because something could not be read (%(error)s).")
         findings.append(Finding(False, text % {"error": type(error).__name__}))
     result = "\n".join(str(finding) for finding in findings)
     provider.tested_at, provider.test_result = timezone.now(), result
-    # Not `save`: a test changes nothing that a cache was filled for.
+    # Not `save`: a test must not invalidate what is cached for the row.
     OAuthProvider.objects.filter(pk=provider.pk).update(tested_at=provider.tested_at, test_result=result)
     return all(finding.ok for finding in findings)
 
 
 def _examine(provider: OAuthProvider) -> Iterator[Finding]:
-    """Yield what is found: the redirect URI, the secrets, and what the provider publishes."""
+    """Yield the findings: the redirect URI, the secrets, and what the provider publishes."""
     backend = backends.BACKENDS[provider.kind](provider)
     yield Finding(True, _("Redirect URI to register: %(url)s") % {"url": backends.callback_url(provider)})
     yield _examine_secret(backend)
@@ -104,7 +104,7 @@ def _examine_keys(backend: backends.OpenIDConnect, url: str) -> Finding:
 def _examine_urls(backend: backends.RowBackend) -> Iterator[Finding]:
     for url in backend.urls:
         try:
-            # What it answers to this says nothing, but that it answers does.
+            # The answer doesn't matter, only that there is one.
             outbound.send("GET", url, deadline=outbound.Budget().next_deadline())
         except outbound.Unreachable as error:
             yield Finding(False, _("%(url)s: %(reason)s.") % {"url": url, "reason": error})

@@ -1,7 +1,7 @@
-"""How a row of the admin drives python-social-auth: its settings, its storage, its session.
+"""How a provider's row drives python-social-auth: its settings, storage and session.
 
 No setting of the host's is read (the stock strategy reads `SOCIAL_AUTH_*` and plain settings), nothing is stored, and
-the session is a dict that lives as long as the request.
+the session is a dictionary that lives as long as the request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from . import flow_state, outbound
 
 
 class _States(NonceMixin):
-    """The start is left to the cookie; the callback has claimed the state before python-social-auth asks."""
+    """Storage of states: the cookie holds the flow, and the callback claims its state before python-social-auth
+    checks it.
+    """
 
     @classmethod
     def use(cls, server_url: str, timestamp: Any, salt: str) -> bool:
@@ -33,7 +35,7 @@ class _Storage(BaseStorage):
 
 
 class RowStrategy(BaseStrategy[str]):
-    """One flow of one provider row. A "response" is the URL to send the browser to."""
+    """The strategy for one flow of one provider row. A "response" is the URL to send the browser to."""
 
     def __init__(self, provider: OAuthProvider, *, data: dict[str, str], session: dict[str, Any]) -> None:
         super().__init__(_Storage)
@@ -78,9 +80,8 @@ class RowStrategy(BaseStrategy[str]):
 
 
 class KeptNonce(NamedTuple):
-    """What python-social-auth looks a nonce up for: the state it belongs to.
-
-    It lives in its flow, where `validate_claims` compares it; no row is written for one.
+    """What python-social-auth looks up for a nonce. The nonce is in its flow, where `validate_claims` compares it; no
+    row is written.
     """
 
     assoc_type: str

@@ -1,6 +1,7 @@
-"""The public role: the group whose permissions everybody has, signed in or not.
+"""The public role: the group whose permissions everyone has, signed in or not.
 
-One query per request, so a change takes effect at once. No group, no permission, a look-up that fails: nothing.
+One query per request, so a change takes effect immediately. Without the group, without the permission, or if the
+lookup fails, there is no access.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _RESERVED_APPS = (
     "django.contrib.auth",
     "django.contrib.sessions",
     "platform_auth",
-    # Others that hold users, rights, tokens or factors.
+    # Other models with users, permissions, tokens or factors.
     "allauth",
     "axes",
     "django_otp",
@@ -40,7 +41,7 @@ _RESERVED_APPS = (
 
 
 def permissions() -> frozenset[str]:
-    """Return what everybody may do, as "app_label.codename"; nothing where that cannot be found out."""
+    """Return the permissions that everyone has, as "app_label.codename"; none if the lookup fails."""
     try:
         return frozenset(_short(name) for name in granted() if not _is_reserved(name))
     except Exception:
@@ -49,7 +50,7 @@ def permissions() -> frozenset[str]:
 
 
 def permissions_of(user: Any) -> frozenset[str]:
-    """Return the same, remembered on a user object: for one request, as Django's own are."""
+    """Return the same, cached on the user object for one request, as Django's own permissions are."""
     if user is None:
         return permissions()
     if not hasattr(user, _ON_USER):
@@ -58,15 +59,15 @@ def permissions_of(user: Any) -> frozenset[str]:
 
 
 def remembering(user: Any, held: frozenset[str]) -> Any:
-    """Return a user who takes the role to hold just this."""
+    """Return an anonymous user for whom the public role has exactly these permissions."""
     setattr(user, _ON_USER, held)
     return user
 
 
 def granted() -> list[str]:
-    """Ask the database for all that the group holds, as "app_label.model.codename". Raises what it raises."""
+    """Return all permissions of the group from the database, as "app_label.model.codename". Raises database errors."""
     role: object = conf.PUBLIC_ROLE
-    # A look-up for None would find the permissions that no group has.
+    # A lookup for None would find the permissions that no group has.
     if not isinstance(role, str) or not role:
         return []
     rows = (
@@ -75,23 +76,23 @@ def granted() -> list[str]:
         .order_by("content_type__app_label", "codename")
         .values_list("group__name", "content_type__app_label", "content_type__model", "codename")
     )
-    # Some databases find "public" for "Public".
+    # Some databases find "public" when asked for "Public".
     return [f"{app}.{model}.{codename}" for group, app, model, codename in rows if group == role]
 
 
 def reserved() -> list[str]:
-    """Return the group's permissions that do not count: who may do what is never managed by everybody."""
+    """Return the group's permissions that have no effect: managing users, permissions or sessions is never public."""
     return [_short(name) for name in granted() if _is_reserved(name)]
 
 
 def record_permissions_changed(
     *, instance: Any, action: str, reverse: bool, pk_set: set[Any] | None, using: str, **kwargs: Any
 ) -> None:
-    """Record that the group was given or lost permissions, from its own side or a permission's."""
+    """Record that permissions were added to or removed from the group, from either side of the relation."""
     if action not in _CHANGES:
         return
     if reverse:
-        # permission.group_set.add(...): the groups are in pk_set, which a clear() leaves out.
+        # permission.group_set.add(...): the groups are in pk_set, except after a clear().
         groups = Group.objects.using(using).filter(name=conf.PUBLIC_ROLE)
         if pk_set is None or groups.filter(pk__in=pk_set).exists():
             _record(f"{_CHANGES[action]} {instance.codename}")
@@ -102,7 +103,7 @@ def record_permissions_changed(
 
 
 def record_group_renamed(*, instance: Group, using: str, **kwargs: Any) -> None:
-    """Record that the group gets another name, before it is saved: no group is the public role from then on."""
+    """Record that the group is about to be renamed: from then on there is no public role."""
     groups = Group.objects.using(using).filter(pk=instance.pk, name=conf.PUBLIC_ROLE)
     if instance.name != conf.PUBLIC_ROLE and groups.exists():
         _record("group renamed")
@@ -128,9 +129,9 @@ def _short(name: str) -> str:
 
 
 def _is_reserved(name: str) -> bool:
-    """Return whether a permission is about users, rights, tokens or sessions. Seeing users is the host's decision.
+    """Return whether a permission is about users, permissions, tokens or sessions. Viewing users is up to the host.
 
-    A proxy of the host's stands for what it is a proxy of. What has no model any more opens nothing.
+    A proxy model counts as its concrete model. A permission whose model is gone opens nothing.
     """
     app_label, model_name, codename = name.split(".", 2)
     try:

@@ -1,7 +1,7 @@
 """What the public role exposes now: every route of the host's API that answers a request without a token.
 
-Nothing is guessed from class names: each view's own permissions are asked, once with the public role as it is, once
-without, so that what is open by other means is told apart.
+Nothing is guessed from class names. Each view's own permission classes are asked twice, once with the public role as
+it is and once without, which shows what is open by other means.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _SAMPLES: dict[str, Any] = {"IntConverter": 1, "UUIDConverter": "00000000-0000-0
 class Route(NamedTuple):
     """One route of the host.
 
-    `by_role`: the methods that the public role opens; `open_to_all`: those that are open whatever it holds;
-    `uncertain`: the view could not be asked, so it may expose more than is listed.
+    `by_role`: the methods that the public role opens; `open_to_all`: those that are open regardless of it;
+    `uncertain`: the view couldn't be asked, so it may expose more than is listed.
     """
 
     url: str
@@ -47,22 +47,22 @@ class Route(NamedTuple):
 
 
 def routes() -> list[Route]:
-    """Return every route of the host's API (views of Django REST framework), in the order of the URLs."""
+    """Return every route of the host's API (views of Django REST framework), in the order of its URLs."""
     held = public_role.permissions()
     return [_judge(url, callback, samples, held) for url, callback, samples in _callbacks()]
 
 
 def exposed() -> list[Route]:
-    """Return those that answer somebody without a token, or of which that cannot be ruled out."""
+    """Return the routes that answer without a token, and those for which that can't be ruled out."""
     return [route for route in routes() if route.is_exposed]
 
 
 def _callbacks() -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield the URL, the callback and sample arguments of each API view but our own."""
+    """Yield URL, callback and sample arguments of each API view that isn't ours."""
     found = [route for route in _walk(get_resolver().url_patterns, "", {}) if _is_of_the_host(route[1])]
     plain = {pattern.callback for _url, pattern, _samples in found if not _has_suffix(pattern)}
     for url, pattern, samples in found:
-        # Routers offer each route once more with a suffix such as ".json".
+        # Routers add each route again with a suffix such as ".json".
         if not _has_suffix(pattern) or pattern.callback not in plain:
             yield url, pattern.callback, samples
 
@@ -103,7 +103,7 @@ def _judge(url: str, callback: Any, samples: dict[str, Any], held: frozenset[str
                 continue
             if _passes(_view(callback, actions, method, samples, held)):
                 by_role.append(method)
-            # A view whose rows depend on the request may be about another model for a real one.
+            # If a view's rows depend on the request, a real request may be about another model.
             uncertain = uncertain or (model is None and _has_own_queryset(callback.cls))
         except Exception:
             uncertain = True
@@ -124,7 +124,7 @@ def _offers(cls: Any, actions: dict[str, str], method: str) -> bool:
 def _view(
     callback: Any, actions: dict[str, str], method: str, samples: dict[str, Any], held: frozenset[str]
 ) -> Any:
-    """Make the view as a request without a token would, up to the question whether it may."""
+    """Return the view as a request without a token would have it just before its permissions are checked."""
     http_request = HttpRequest()
     http_request.method = method
     http_request.META = {"SERVER_NAME": "localhost", "SERVER_PORT": "443"}
@@ -141,7 +141,7 @@ def _view(
 
 
 def _passes(view: Any) -> bool:
-    """Ask a view as DRF does, by its own hooks where it has some. No throttle counts it."""
+    """Check a view's permissions as DRF does, through the view's own hooks if it has any. Throttles aren't touched."""
     view.check_throttles = lambda request: None
     try:
         if type(view).initial is APIView.initial:

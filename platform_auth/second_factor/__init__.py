@@ -1,4 +1,4 @@
-"""The second factor: is there one and is this code right (`verification`), set up and removed (`enrolment`).
+"""The second factor: `verification` (does the user have one, is this code right) and `enrolment` (set up, remove).
 
-`totp` is the arithmetic of the codes (RFC 6238), without a database.
+`totp` computes the codes (RFC 6238), without a database.
 """

@@ -1,8 +1,8 @@
-"""The second factor of a signed-in user: set up, confirm, remove; recovery codes.
+"""Set up, confirm and remove a signed-in user's second factor; recovery codes.
 
-A secret counts only once a code of it was shown, so nobody locks themselves out with a QR code that they
-never scanned. What changes a factor locks the user's row first, as `sessions.open` does: a log-in that
-verified no factor while one was being enabled either sees it or finds its session ended.
+A secret counts only after one of its codes was entered, so nobody is locked out by a QR code that they never scanned.
+Changing a factor locks the user's row first, as `sessions.open` does: a login that verified no factor while one was
+being turned on either sees it, or its session is ended.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ..models import AuthEvent, PendingFactor, RecoveryCode, RefreshSession, TOT
 from . import totp, verification
 
 PENDING_FOR = timedelta(minutes=10)
-"""How long a secret waits for its first code."""
+"""How long a new secret may be confirmed."""
 
 
 class Status(NamedTuple):
-    """Where a user stands: is there a factor, must there be one, how many recovery codes are left."""
+    """Whether a user has a second factor, whether one is required, and how many recovery codes are left."""
 
     enabled: bool
     required: bool
@@ -40,7 +40,7 @@ class Status(NamedTuple):
 
 
 class Enrolment(NamedTuple):
-    """A new secret for an authenticator app: base32, otpauth:// URL, <svg> element. Shown this once."""
+    """A new secret for an authenticator app, shown once: base32, otpauth:// URL, <svg> element."""
 
     secret: str
     otpauth_url: str
@@ -51,7 +51,7 @@ class Enrolment(NamedTuple):
 
 
 def status(user: Any) -> Status:
-    """Return where a user stands."""
+    """Return the status of a user's second factor."""
     return Status(
         verification.is_enrolled(user),
         verification.is_required_for(user),
@@ -61,16 +61,17 @@ def status(user: Any) -> Status:
 
 @sensitive_variables()
 def generate(session: RefreshSession, *, password: str | None = None, request: HttpRequest) -> Enrolment:
-    """Give a session a secret to confirm within ten minutes; the one before is dead. Nothing is on yet.
+    """Give a session a secret, which must be confirmed within ten minutes and replaces the previous one. Turns
+    nothing on.
 
-    Raises what `confirmation.confirm` does, InvalidPayload if a factor is on, InvalidToken (the user is gone).
+    Raises the errors of `confirmation.confirm`, InvalidPayload if a factor is on, InvalidToken (the user is gone).
     """
     user = session.user
     confirmation.confirm(request, session, password=password)
     _refuse_if_enrolled(user)
     secret = totp.new_secret()
     _keep_pending(session, secret)
-    # The names that the authenticator app shows for this site and this user.
+    # What the authenticator app shows for this site and this user.
     site = urlsplit(conf.PUBLIC_URL or "").hostname or conf.ISSUER
     account = getattr(user, user.get_email_field_name(), "") or user.get_username()
     url = totp.provisioning_url(secret, issuer=site, account=str(account))
@@ -81,10 +82,10 @@ def generate(session: RefreshSession, *, password: str | None = None, request: H
 def enable(
     session: RefreshSession, *, secret: str, otp: str, request: HttpRequest, with_recovery_codes: bool = True
 ) -> list[str]:
-    """Turn on the secret that `generate` gave to this session; return the recovery codes, this once.
+    """Turn on the secret that `generate` gave to this session; return the recovery codes, which are shown once.
 
-    Every other session of the user ends. Raises InvalidPayload (another secret, too late, a factor is on
-    already), InvalidOTP, RequestsExceeded, InvalidToken (the session ended meanwhile).
+    Every other session of the user ends. Raises InvalidPayload (another secret, too late, a factor is already on),
+    InvalidOTP, RequestsExceeded, InvalidToken (the session has ended).
     """
     user = session.user
     who = caller.of(request)
@@ -108,7 +109,7 @@ def enable(
 
 @sensitive_variables()
 def disable(session: RefreshSession, *, otp: str, request: HttpRequest) -> None:
-    """Remove the factor and its recovery codes, shown a one-time password or a recovery code.
+    """Remove the factor and its recovery codes. `otp`: a one-time password or a recovery code.
 
     Raises InvalidPayload (there is no factor), InvalidOTP, RequestsExceeded.
     """
@@ -124,9 +125,9 @@ def disable(session: RefreshSession, *, otp: str, request: HttpRequest) -> None:
 def renew_recovery_codes(
     session: RefreshSession, *, password: str | None = None, otp: str, request: HttpRequest
 ) -> list[str]:
-    """Return ten new recovery codes, this once; the old ones are dead.
+    """Return ten new recovery codes, which are shown once; the old ones stop working.
 
-    Raises what `confirmation.confirm` does, InvalidPayload (there is no factor), InvalidOTP, RequestsExceeded.
+    Raises the errors of `confirmation.confirm`, InvalidPayload (there is no factor), InvalidOTP, RequestsExceeded.
     """
     user = session.user
     who = caller.of(request)
@@ -139,14 +140,14 @@ def renew_recovery_codes(
 
 
 def reset_by_admin(user: Any, *, request: HttpRequest | None = None) -> bool:
-    """Remove a user's factor and recovery codes on an admin's word; return whether there was one."""
+    """Remove a user's factor and recovery codes for an admin; return whether there was a factor."""
     who = caller.of(request)
     admin = getattr(request, "user", None)
     reason = f"admin {admin.pk}" if admin is not None and admin.pk is not None else "admin"
     if not _turn_off(user, who=who, reason=reason):
         return False
     events.announce(signals.factor_disabled, user=user, request=request, who=who, by="admin")
-    # The language of the request is the admin's.
+    # Not in the language of the request, which is the admin's.
     messages.send_notice(user, "factor_disabled", language=settings.LANGUAGE_CODE)
     return True
 
@@ -154,8 +155,8 @@ def reset_by_admin(user: Any, *, request: HttpRequest | None = None) -> bool:
 @sensitive_variables()
 @db.in_transaction
 def _keep_pending(session: RefreshSession, secret: str) -> None:
-    """Write the session's pending secret over the one before. Raises InvalidToken."""
-    # The same session may ask twice at the same moment: the later answer holds.
+    """Store the session's pending secret in place of the previous one. Raises InvalidToken."""
+    # If the same session asks twice at the same time, the later answer counts.
     if not db.lock(session.user):
         raise errors.InvalidToken(challenge=True)
     now = timezone.now()
@@ -171,7 +172,7 @@ def _is_waiting(pending: PendingFactor, secret: str) -> bool:
     try:
         return hmac.compare_digest(pending.secret.encode(), secret.encode())
     except sealing.SealBroken:
-        # Its key left the settings within ten minutes. Unlike that of a factor, it is easily had anew.
+        # Its key was removed from the settings within the last ten minutes. The user can simply generate a new one.
         return False
 
 
@@ -186,13 +187,13 @@ def _turn_on(
     raw_codes: list[str],
     who: Caller,
 ) -> None:
-    """Turn a pending secret on by a code of it, all or nothing. Raises IntegrityError where a factor is on."""
+    """Turn a pending secret on with one of its codes, in one transaction. Raises IntegrityError if a factor is on."""
     user = session.user
     if not db.lock(user):
         raise errors.InvalidToken(challenge=True)
-    # The code that confirms it is spent: it does not log anybody in.
+    # The confirming code is spent, so it can't be used to log in.
     step = verification.verify_enrolment(user, secret, otp, who=who)
-    # Spent by its row count, so that one secret is not turned on twice, nor one that another has replaced.
+    # The row count decides: one secret isn't turned on twice, nor one that was replaced.
     confirmed = PendingFactor.objects.filter(pk=pending.pk, sealed_secret=pending.sealed_secret)
     if not confirmed.delete()[0]:
         raise errors.InvalidPayload(
@@ -217,9 +218,10 @@ def _turn_on(
 def _turn_off(
     user: Any, *, otp: str | None = None, who: Caller, reason: str, session_id: object = None
 ) -> bool:
-    """Delete the factor with all that belongs to it and record why, all or nothing; False where there was none.
+    """Delete the factor and everything that belongs to it and record why, in one transaction. Return False if there
+    was none.
 
-    `otp`: the code that is spent for it; None where an admin's word will do.
+    `otp`: the code that is spent for it; None if an admin removes the factor.
     """
     db.lock(user)
     if otp is not None:
@@ -243,7 +245,7 @@ def _turn_off(
 def _replace_codes(session: RefreshSession, *, otp: str, raw_codes: list[str], who: Caller) -> None:
     user = session.user
     db.lock(user)
-    # Not if the factor was removed meanwhile: codes without a factor would come back with the next one.
+    # If the factor was removed meanwhile, new codes would be valid for the next one.
     _require_enrolled(user)
     verification.verify(user, otp, who=who)
     verification.replace_recovery_codes(user, raw_codes)

@@ -1,8 +1,7 @@
-"""One-time passwords by the clock (RFC 6238): the step of a code, and what an authenticator app is given.
+"""Time-based one-time passwords (RFC 6238): the time step of a code, and what an authenticator app is given.
 
-Six digits, SHA-1, 30 seconds: what every authenticator app understands, Google's knows nothing else. One
-step of tolerance to either side and none beyond: nothing remembers a client's drift, so a row of early codes
-cannot walk the window forward.
+Six digits, SHA-1, 30 seconds: the only parameters that every authenticator app supports. One step of tolerance to
+either side: a client's clock drift isn't remembered, so a series of early codes can't move the window.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from django_otp.oath import hotp
 DIGITS = 6
 STEP_SECONDS = 30
 TOLERANCE = 1
-"""Steps before and after the current one whose code is accepted."""
+"""How many steps before and after the current one are accepted."""
 SECRET_BYTES = 20
 """160 bits: the length of the HMAC's output (RFC 4226, 4, R6)."""
 
-# Before any int(): that takes full-width digits, blanks, underscores and signs for numbers too.
+# Checked before int(), which also accepts full-width digits, spaces, underscores and signs.
 _CODE = re.compile(r"[0-9]{6}")
 
 
 def has_shape(text: str) -> bool:
-    """Return whether a text looks like a code: six ASCII digits and nothing else."""
+    """Return whether a string looks like a code: exactly six ASCII digits."""
     return _CODE.fullmatch(text) is not None
 
 
@@ -47,7 +46,7 @@ def matching_step(secret: str, code: str, *, at: float) -> int | None:
     key = base64.b32decode(secret + "=" * (-len(secret) % 8))
     now = int(at) // STEP_SECONDS
     found = None
-    # All of them, also after a hit: the time that it takes does not tell which one it was.
+    # All steps, also after a match, so that the time taken doesn't reveal which step matched.
     for step in range(max(now - TOLERANCE, 0), now + TOLERANCE + 1):
         number = hotp(key, step, digits=DIGITS)  # type: ignore[no-untyped-call]
         expected = f"{number:0{DIGITS}d}"
@@ -58,7 +57,7 @@ def matching_step(secret: str, code: str, *, at: float) -> int | None:
 
 @sensitive_variables()
 def provisioning_url(secret: str, *, issuer: str, account: str) -> str:
-    """Return the otpauth:// URL of a secret, as authenticator apps read it from a QR code."""
+    """Return the otpauth:// URL of a secret, which authenticator apps read from a QR code."""
     label = f"{quote(issuer, safe='')}:{quote(account, safe='')}"
     query = {
         "secret": secret,
@@ -72,5 +71,5 @@ def provisioning_url(secret: str, *, issuer: str, account: str) -> str:
 
 @sensitive_variables()
 def qr_svg(url: str) -> str:
-    """Return a QR code of a URL as an <svg> element to put into a page."""
+    """Return a QR code of a URL as an <svg> element."""
     return str(segno.make(url, error="m").svg_inline(scale=4))

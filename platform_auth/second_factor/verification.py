@@ -1,12 +1,12 @@
-"""The second factor of a user: is there one, must there be one, is this one-time password right.
+"""Verify a user's second factor: is there one, is one required, is this one-time password right.
 
-`verify` is called only for someone who has passed the password or the provider, or is signed in: nobody else can use
-up its limit (10 wrong codes in 15 minutes, 35 in 24 hours, in place of django-otp's throttle, whose delay doubles
-without an end). A recovery code does not wait for that limit: its 80 random bits need none. For the same reason it is
-kept as a plain SHA-256: there is nothing to guess that a slow hash would slow down.
+`verify` is called only for someone who has passed the password or the provider, or is signed in, so nobody else can
+use up its limit (`LIMITS["otp"]`). This limit replaces django-otp's throttle, whose delay doubles without end.
+Recovery codes aren't limited and are stored as plain SHA-256 digests: with 80 random bits there is nothing to guess,
+and a slow hash would add nothing.
 
-What spends a code runs in the caller's transaction (`db.in_transaction`): if what the code was shown for fails, the
-code is not spent. A refusal keeps its count and its event all the same (`errors.PlatformAuthError.keeps_changes`).
+A code is spent in the caller's transaction (`db.in_transaction`): if what it was needed for fails, it isn't spent. A
+refusal keeps its count and its event (`errors.PlatformAuthError.keeps_changes`).
 """
 
 from __future__ import annotations
@@ -34,19 +34,21 @@ logger = logging.getLogger("platform_auth")
 
 RECOVERY_CODES = 10
 _GROUPS, _GROUP_LENGTH = 4, 4
-# Crockford's base32 has no I, L, O, U: sixteen characters are 80 bits, easy to read off paper.
+# Crockford's base32 has no I, L, O or U. Sixteen characters are 80 bits and easy to read from paper.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _READ_AS = str.maketrans("ilo", "110")
 _RECOVERY_SHAPE = re.compile(r"[0-9A-Za-z]{4}(?:-?[0-9A-Za-z]{4}){3}")
 
 
 def is_enrolled(user: Any) -> bool:
-    """Return whether a user has a factor that is confirmed."""
+    """Return whether a user has a confirmed factor."""
     return bool(TOTPFactor.objects.filter(user_id=user.pk, confirmed=True).exists())
 
 
 def is_required_for(user: Any) -> bool:
-    """Return whether a policy asks this user for a factor. No statement but for TFA_REQUIRED_GROUPS: one."""
+    """Return whether a policy requires a second factor of this user. Runs SQL only for TFA_REQUIRED_GROUPS: one
+    query.
+    """
     if conf.TFA_REQUIRED_FOR_STAFF and getattr(user, "is_staff", False):
         return True
     names = conf.TFA_REQUIRED_GROUPS
@@ -60,10 +62,10 @@ def recovery_codes_left(user: Any) -> int:
 
 @sensitive_variables()
 def verify(user: Any, otp: str | None, *, who: Caller = NOBODY) -> None:
-    """Spend a one-time password, or a recovery code, of a user. Within a transaction.
+    """Spend a one-time password or a recovery code of a user, in the caller's transaction.
 
-    Raises InvalidOTP or RequestsExceeded. Only six digits count as an attempt: nothing, or what is neither a
-    code nor a recovery code, is refused without.
+    Raises InvalidOTP or RequestsExceeded. Only six digits count as an attempt; a missing code, or something that is
+    neither a code nor a recovery code, is refused without being counted.
     """
     factor = TOTPFactor.objects.select_for_update().filter(user_id=user.pk, confirmed=True).first()
     if otp is None or factor is None:
@@ -78,9 +80,9 @@ def verify(user: Any, otp: str | None, *, who: Caller = NOBODY) -> None:
 
 @sensitive_variables()
 def verify_enrolment(user: Any, secret: str, otp: str, *, who: Caller = NOBODY) -> int:
-    """Return the time step of a code for a secret that is not on yet. Counts and raises as `verify` does.
+    """Return the time step of a code for a secret that isn't on yet. Counts and raises as `verify` does.
 
-    Within a transaction that holds the user's row: there is no factor yet whose row could be held.
+    Runs in a transaction that has locked the user's row, because there is no factor yet whose row could be locked.
     """
     if not totp.has_shape(otp):
         _refuse(user, who, "shape")
@@ -92,13 +94,14 @@ def verify_enrolment(user: Any, secret: str, otp: str, *, who: Caller = NOBODY) 
 
 
 def may_try(user: Any) -> bool:
-    """Return whether a one-time password of a user would be looked at now."""
+    """Return whether a one-time password of a user would be checked now."""
     return not limits.otp_wait(user)
 
 
 @sensitive_variables()
 def verify_elsewhere(factor: TOTPFactor, otp: str) -> bool:
-    """Spend a one-time password that comes through django-otp (its admin site's form, a host's view), counted alike.
+    """Spend a one-time password that comes through django-otp (its admin site's form, a host's view), with the same
+    limits.
 
     django-otp doesn't pass the request, so the caller is taken from the current one.
     """
@@ -111,7 +114,7 @@ def verify_elsewhere(factor: TOTPFactor, otp: str) -> bool:
 
 @sensitive_variables()
 def new_recovery_codes() -> list[str]:
-    """Return ten new recovery codes in clear, as "xxxx-xxxx-xxxx-xxxx"."""
+    """Return ten new recovery codes in plain text, such as "xxxx-xxxx-xxxx-xxxx"."""
     return [
         "-".join(get_random_string(_GROUP_LENGTH, _ALPHABET) for _ in range(_GROUPS))
         for _ in range(RECOVERY_CODES)
@@ -120,7 +123,7 @@ def new_recovery_codes() -> list[str]:
 
 @sensitive_variables()
 def replace_recovery_codes(user: Any, raw_codes: list[str]) -> None:
-    """Make these the only recovery codes of a user. Within a transaction of the caller."""
+    """Replace a user's recovery codes, in the caller's transaction."""
     RecoveryCode.objects.filter(user_id=user.pk).delete()
     RecoveryCode.objects.bulk_create(
         [RecoveryCode(user=user, digest=_digest(user, raw)) for raw in raw_codes]
@@ -129,7 +132,7 @@ def replace_recovery_codes(user: Any, raw_codes: list[str]) -> None:
 
 @sensitive_variables()
 def _spend(factor: TOTPFactor, user: Any, code: str, who: Caller, reason: str) -> None:
-    """Let a factor whose row is held accept a code, once."""
+    """Spend a code of a factor whose row is locked."""
     _refuse_over_limit(user, who)
     if not factor.spend(code):
         _refuse_wrong(user, who, reason)
@@ -141,7 +144,7 @@ def _spend_elsewhere(factor: TOTPFactor, otp: str) -> None:
     who = caller.current()
     if not totp.has_shape(otp):
         _refuse(factor.user, who, "shape, by django-otp")
-    # Holds the row on every database: django-otp's SELECT ... FOR UPDATE does nothing on SQLite.
+    # Locks the row on every database: django-otp's SELECT ... FOR UPDATE does nothing on SQLite.
     TOTPFactor.objects.filter(pk=factor.pk).update(last_step=F("last_step"))
     _spend(factor, factor.user, otp, who, "code, by django-otp")
 
@@ -159,7 +162,7 @@ def _refuse_over_limit(user: Any, who: Caller) -> None:
     wait = limits.otp_wait(user)
     if not wait:
         return
-    # The first refusal after the latest wrong code is worth an event.
+    # Only the first refusal after the latest wrong code is recorded.
     latest = FailedCode.objects.filter(user_id=user.pk).latest("failed_at").failed_at
     limited = AuthEvent.objects.filter(user_id=user.pk, kind=AuthEvent.Kind.FACTOR_LIMITED)
     if not limited.filter(created_at__gte=latest).exists():
@@ -170,7 +173,7 @@ def _refuse_over_limit(user: Any, who: Caller) -> None:
 def _refuse_wrong(user: Any, who: Caller, reason: str) -> NoReturn:
     limits.add_wrong_otp(user)
     try:
-        # A receiver of the host's that fails must not take the count back: guesses would be free.
+        # A failing receiver of the host's must not undo the count, or guesses would be free.
         with transaction.atomic(using=db.alias()):
             events.record(AuthEvent.Kind.FACTOR_FAILED, user=user, who=who, reason=reason)
     except Exception:
@@ -185,6 +188,6 @@ def _refuse(user: Any, who: Caller, reason: str) -> NoReturn:
 
 @sensitive_variables()
 def _digest(user: Any, raw_code: str) -> str:
-    """Return what is stored of a recovery code, for this user alone."""
+    """Return the digest that is stored of a user's recovery code."""
     read = raw_code.replace("-", "").lower().translate(_READ_AS)
     return hashlib.sha256(f"{user.pk}:{read}".encode()).hexdigest()

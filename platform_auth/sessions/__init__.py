@@ -1,9 +1,9 @@
-"""Sessions: open at log-in, rotate at refresh, end at log-out, revoke when in doubt.
+"""Sessions: open at login, rotate at refresh, end at logout, revoke.
 
-One row a session, for ever. The database decides every race by the row count of one conditional statement.
+A session is one row for its whole life. Every race is decided by the row count of a single conditional statement.
 
-A spent refresh token that comes back was either lost on its way (then it comes soon, and gets the same successor
-again) or stolen (then whoever comes second reveals it, and the session is over for both; RFC 9700, 4.14.2).
+A rotated refresh token that is used again was either lost on its way (then it comes back soon and gets the same
+successor) or stolen (then the second to use it reveals the theft, and the session ends for both; RFC 9700, 4.14.2).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _ORDER = list(Mode)
 
 
 class Grant(NamedTuple):
-    """What a log-in or refresh gives: the only moment at which the tokens exist in clear.
+    """The result of a login or refresh: the only place where the tokens exist in plain text.
 
-    `expires_in` is the access token's life in seconds; `mode` says how the tokens travel.
+    `expires_in` is the life of the access token in seconds; `mode` says how the tokens travel.
     """
 
     access_token: str
@@ -53,13 +53,14 @@ class Grant(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """Proof of who is logging in; what a session is opened on.
+    """Proof of who is logging in, on which a session is opened.
 
-    `amr`: by which methods (RFC 8176), with "otp" where a second factor was verified. `otp`: a one-time password that
-    is yet to be verified: it is spent with the session or not at all. `factor_satisfied`: a second factor that is not
-    ours was shown; no policy then asks this session for ours. What must still hold when the session is written:
-    `still_holds` tells whether a fresh copy of the user has the password that was verified; `claim` is called in the
-    transaction that opens the session, and what it raises undoes all of it.
+    `amr`: the methods used (RFC 8176), including "otp" if a second factor has been verified already. `otp`: a
+    one-time password that is still to be verified; it is spent if, and only if, the session is opened.
+    `factor_satisfied`: a second factor other than ours was proven, so no policy requires ours.
+
+    `still_holds` returns whether a fresh copy of the user has the password that was verified. `claim` is called in
+    the transaction that opens the session; an exception rolls everything back.
     """
 
     user: Any
@@ -75,7 +76,7 @@ class Evidence(NamedTuple):
 
 
 class _Changed(Exception):
-    """The user's row is no longer what was verified."""
+    """The user's row has changed since it was verified."""
 
 
 @sensitive_variables()
@@ -92,7 +93,7 @@ def open(
 ) -> Grant:
     """Open a session for a user whom the host has authenticated.
 
-    For the arguments and errors see `Evidence` and `open_on`, which also takes what must still hold at that moment.
+    See `Evidence` and `open_on` for the arguments and errors.
     """
     evidence = Evidence(user, tuple(amr), provider, otp, factor_satisfied)
     return open_on(evidence, mode=mode, replacing=replacing, request=request)
@@ -108,9 +109,9 @@ def open_on(
 ) -> Grant:
     """Open a session on evidence. `replacing`: the refresh token of a session that this one replaces, which ends.
 
-    With a one-time password, call it outside of a transaction of your own: a rollback would take back the count of a
-    wrong code too. Raises InvalidOTP if the user has a second factor and it was neither given nor satisfied;
-    RequestsExceeded; InvalidCredentials if the password changed, or the user was deactivated, meanwhile.
+    With a one-time password, call it outside of a transaction of your own: a rollback would also undo the count of a
+    wrong code. Raises InvalidOTP if the user has a second factor that was neither given nor satisfied;
+    RequestsExceeded; InvalidCredentials if the password was changed or the user deactivated meanwhile.
     """
     user, opened = evidence.user, None
     replaced_token = tokens.parse_refresh_token(replacing) if replacing else None
@@ -142,27 +143,27 @@ def open_on(
 def rotate(
     raw_token: str, *, mode: str | None = None, from_cookie: bool = False, request: HttpRequest | None = None
 ) -> Grant:
-    """Spend a refresh token and return its successor; the same successor again within the grace period.
+    """Rotate a refresh token and return its successor; within the grace period, return the same successor again.
 
-    `mode`: where the answer travels; None keeps the session's for a cookie's token and is `json` for another. Raises
-    InvalidCredentials, UserSuspended, InvalidPayload (a mode that goes back), RequestsExceeded.
+    `mode`: how the answer travels. None means the session's mode for a token from a cookie, and `json` otherwise.
+    Raises InvalidCredentials, UserSuspended, InvalidPayload (a mode that moves back), RequestsExceeded.
     """
     presented = tokens.parse_refresh_token(raw_token)
     if presented is None:
         raise errors.InvalidCredentials(session_over=from_cookie)
-    # Counted once a request, however often a race makes it try.
+    # Counted once per request, no matter how often a race makes it try again.
     count = functools.cache(functools.partial(_take_refresh, request=request))
     try:
         return _rotate(_Refresh(presented, mode, from_cookie, request, count))
     except errors.PlatformAuthError as refusal:
-        # A cookie beside the body's token may belong to another session.
+        # If the token came in the body, a cookie may belong to another session.
         refusal.session_over &= from_cookie
         raise
 
 
 @sensitive_variables()
 def end(raw_token: str, *, request: HttpRequest | None = None, reason: str = "") -> None:
-    """End the session that a refresh token belongs to, a spent one too. Unknown tokens are no error (RFC 7009, 2.2)."""
+    """End the session of a refresh token, also of a rotated one. Unknown tokens are not an error (RFC 7009, 2.2)."""
     token = tokens.parse_refresh_token(raw_token)
     if token is None:
         return
@@ -172,13 +173,13 @@ def end(raw_token: str, *, request: HttpRequest | None = None, reason: str = "")
 
 
 def revoke(session: RefreshSession, *, request: HttpRequest | None = None, reason: str = "") -> None:
-    """End a session: its refresh token and its access tokens are dead at once."""
+    """End a session. Its refresh token and access tokens stop working immediately."""
     _take(AuthEvent.Kind.SESSION_REVOKED, caller.of(request), reason, id=session.id)
 
 
 @db.retried
 def revoke_all(user: Any, keep: RefreshSession | None = None) -> int:
-    """End every session of a user, but `keep`; return how many."""
+    """End all sessions of a user except `keep`; return how many."""
     sessions = RefreshSession.objects.filter(user_id=user.pk)
     if keep is not None:
         sessions = sessions.exclude(pk=keep.pk)
@@ -190,7 +191,7 @@ def revoke_all(user: Any, keep: RefreshSession | None = None) -> int:
 def revoke_and_record(
     user: Any, *, keep: RefreshSession | None = None, who: Caller, reason: str, session_id: object = None
 ) -> int:
-    """End every session of a user, but `keep`, and record why, both or neither; return how many."""
+    """End all sessions of a user except `keep` and record why, in one transaction; return how many."""
     count = revoke_all(user, keep)
     if count:
         events.record(
@@ -200,7 +201,7 @@ def revoke_and_record(
 
 
 def revoke_own(user: Any, session_id: str, *, request: HttpRequest | None = None) -> None:
-    """End one session of a user by its id. Raises RouteNotFound if it is not theirs."""
+    """End one session of a user by its id. Raises RouteNotFound if the user has no such session."""
     try:
         session = RefreshSession.objects.get(pk=uuid.UUID(session_id), user_id=user.pk)
     except (ValueError, RefreshSession.DoesNotExist):
@@ -209,17 +210,17 @@ def revoke_own(user: Any, session_id: str, *, request: HttpRequest | None = None
 
 
 def revoke_others(session: RefreshSession, *, request: HttpRequest | None = None) -> None:
-    """End every session of a session's user but this one."""
+    """End all other sessions of a session's user."""
     revoke_and_record(session.user, keep=session, who=caller.of(request), reason="others")
 
 
 def of(user: Any) -> list[RefreshSession]:
-    """Return a user's live sessions, the newest log-in first."""
+    """Return a user's live sessions, newest login first."""
     return list(RefreshSession.objects.filter(user_id=user.pk).live(now=timezone.now()))
 
 
 def find_live(session_id: uuid.UUID) -> RefreshSession:
-    """Return the live session of an access token, joined with its active user. Raises InvalidToken. One statement."""
+    """Return the live session of an access token, with its active user, in one SQL statement. Raises InvalidToken."""
     session = (
         RefreshSession.objects.select_related("user").live(now=timezone.now()).filter(pk=session_id).first()
     )
@@ -233,15 +234,16 @@ def find_live(session_id: uuid.UUID) -> RefreshSession:
 def _open(
     evidence: Evidence, *, mode: Mode, replacing: RefreshToken | None, who: Caller
 ) -> tuple[Grant, RefreshSession | None]:
-    """Spend the one-time password, insert the session and its event, delete the replaced one: all or nothing.
+    """Spend the one-time password, insert the session and its event, and delete the replaced session, in one
+    transaction.
 
-    The conditional UPDATE locks the user's row, so a reset, change, deactivation or new factor that is committing
-    is either seen here or finds this session to end. Raises _Changed.
+    The conditional UPDATE locks the user's row, so a reset, password change, deactivation or new factor that commits
+    at the same time is either seen here, or finds this session and ends it. Raises _Changed.
     """
     user, amr, provider = evidence.user, evidence.amr, evidence.provider
     if not db.lock(user, unchanged=("password",), active=True):
         raise _Changed
-    # A statement of its own, behind the lock: within the UPDATE it would see what was there before.
+    # A separate statement after the lock: as part of the UPDATE it would see the state before it.
     if not evidence.factor_satisfied and "otp" not in amr and verification.is_enrolled(user):
         if evidence.otp is None:
             raise errors.InvalidOTP
@@ -258,7 +260,7 @@ def _open(
         mode=mode,
         amr=" ".join(amr),
         provider=provider,
-        # Not where the setting says it: that holds as long as the setting does.
+        # Not if only the setting says so: that applies as long as the setting does.
         factor_satisfied=evidence.factor_satisfied and not _provider_will_do(provider),
         created_at=now,
         rotated_at=now,
@@ -266,7 +268,7 @@ def _open(
         ip_address=who.address,
         user_agent=who.user_agent,
     )
-    # Behind the lock too: a factor that an admin has just removed satisfies no policy.
+    # After the lock too: a factor that an admin has just removed satisfies no policy.
     session.tfa_required = _tfa_required(session)
     session.save(force_insert=True)
     events.record(
@@ -284,7 +286,7 @@ def _open(
 
 
 class _Refresh(NamedTuple):
-    """A refresh as it was asked for. `take` counts it."""
+    """A refresh request. `take` counts it."""
 
     presented: RefreshToken
     mode: str | None
@@ -301,7 +303,7 @@ class _Refresh(NamedTuple):
         if self.mode is not None:
             chosen = Mode(self.mode)
         else:
-            # A cookie's token never becomes readable, whatever the session remembers.
+            # The token in a cookie never becomes readable, regardless of the session's mode.
             chosen = max(remembered, Mode.COOKIE, key=_ORDER.index) if self.from_cookie else Mode.JSON
         if _ORDER.index(chosen) < _ORDER.index(remembered):
             raise errors.InvalidPayload(
@@ -318,7 +320,7 @@ def _rotate(refresh: _Refresh) -> Grant:
     now = timezone.now()
     for _attempt in range(_ATTEMPTS):
         session = RefreshSession.objects.select_related("user").filter(key=refresh.presented.key).first()
-        # By the setting of today too: a SESSION_MAX_AGE that was lowered ends what is older.
+        # By the current setting too: lowering SESSION_MAX_AGE ends sessions that are older.
         if session is None or min(session.expires_at, _expiry(session.created_at, now)) <= now:
             raise errors.InvalidCredentials(session_over=True)
         who = caller.of(refresh.request)
@@ -331,7 +333,7 @@ def _rotate(refresh: _Refresh) -> Grant:
         refresh.take(session)
         grant = _advance(session, refresh.presented, mode=mode, who=who, now=now)
         if grant is not None:
-            # The most frequent request of all: where nobody listens there is nothing to announce.
+            # This is the most frequent request, so nothing is announced if nobody listens.
             if signals.refreshed.has_listeners(get_user_model()):
                 events.announce(
                     signals.refreshed, user=session.user, request=refresh.request, who=who, session=session
@@ -344,9 +346,10 @@ def _rotate(refresh: _Refresh) -> Grant:
 def _advance(
     session: RefreshSession, presented: RefreshToken, *, mode: Mode, who: Caller, now: datetime
 ) -> Grant | None:
-    """Rotate by one conditional UPDATE; None where somebody was first, or a factor was turned on or off meanwhile.
+    """Rotate by one conditional UPDATE. Return None if another request was first, or a factor was turned on or off
+    meanwhile.
 
-    Everything that can fail, such as signing, comes before it: a refresh that fails consumes nothing.
+    Everything that can fail, such as signing, happens before it, so a refresh that fails consumes nothing.
     """
     salt = tokens.new_salt()
     successor = presented.successor(salt)
@@ -370,7 +373,7 @@ def _advance(
 
 @sensitive_variables()
 def _answer_spent(session: RefreshSession, refresh: _Refresh, *, who: Caller, now: datetime) -> Grant:
-    """Answer a token that is not the current one: a lost answer, a tab in a queue, or a theft."""
+    """Answer a token that isn't the current one: a lost answer, a second tab, or a theft."""
     age = now - session.rotated_at
     facts: dict[str, Any] = {"user": session.user, "who": who, "session_id": session.id}
     if abs(age) <= conf.REFRESH_GRACE_PERIOD:
@@ -382,7 +385,7 @@ def _answer_spent(session: RefreshSession, refresh: _Refresh, *, who: Caller, no
             return _grant(session, successor, mode=mode, now=now)
         raise errors.InvalidCredentials
     if age.total_seconds() < 0:
-        # The clock went back: nothing can be said about the token, so nobody is punished.
+        # The clock went back. Nothing is known about the token, so the session stays.
         events.record(AuthEvent.Kind.REFRESH_REFUSED, reason="clock went back", **facts)
         raise errors.InvalidCredentials
     if _take(AuthEvent.Kind.REFRESH_REUSED, who, "", id=session.id) is not None:
@@ -398,7 +401,7 @@ def _answer_spent(session: RefreshSession, refresh: _Refresh, *, who: Caller, no
 
 @db.in_transaction
 def _take(kind: AuthEvent.Kind, who: Caller, reason: str, **lookup: uuid.UUID) -> RefreshSession | None:
-    """Delete a session and record why, both or neither; None where somebody was first."""
+    """Delete a session and record why, in one transaction. Return None if another request was first."""
     session = _delete(**lookup)
     if session is not None:
         events.record(kind, user_id=session.user_id, who=who, reason=reason, session_id=session.id)
@@ -406,9 +409,9 @@ def _take(kind: AuthEvent.Kind, who: Caller, reason: str, **lookup: uuid.UUID) -
 
 
 def _delete(**lookup: uuid.UUID) -> RefreshSession | None:
-    """Delete the one session of a unique field and return it; None where somebody was first.
+    """Delete the session with this value of a unique field and return it. Return None if another request was first.
 
-    One statement on PostgreSQL and SQLite. Elsewhere two, of which the row count of the second decides.
+    One statement on PostgreSQL and SQLite; two on other databases, where the row count of the second decides.
     """
     rows = RefreshSession.objects.filter(**lookup)
     connection = connections[rows.db]
@@ -428,7 +431,7 @@ def _delete(**lookup: uuid.UUID) -> RefreshSession | None:
 
 
 def _announce_end(session: RefreshSession, *, request: HttpRequest | None) -> None:
-    # Looked up only if somebody listens.
+    # The user is only loaded if a receiver asks for it.
     user = SimpleLazyObject(lambda: session.user)
     events.log_failures(
         user_logged_out.send_robust(sender=get_user_model(), request=request, user=user, session=session)
@@ -451,7 +454,7 @@ def _take_refresh(session: RefreshSession, *, request: HttpRequest | None) -> No
 
 
 def _tfa_required(session: RefreshSession) -> bool:
-    """Judge the policy, at log-in and at each refresh; statements only where a policy is set."""
+    """Return whether the policy requires a second factor that is missing; runs SQL only if a policy is set."""
     if not (conf.TFA_REQUIRED_FOR_STAFF or conf.TFA_REQUIRED_GROUPS):
         return False
     if session.factor_satisfied or _provider_will_do(session.provider):
@@ -470,22 +473,23 @@ def _grant(session: RefreshSession, token: RefreshToken, *, mode: str, now: date
 
 
 def _expiry(created_at: datetime, now: datetime) -> datetime:
-    """Return when a session ends that is refreshed now: it slides, but never past its absolute life."""
+    """Return when a session that is refreshed now expires: it slides, but never past the session's absolute life."""
     slides_to = now + conf.REFRESH_TOKEN_TTL
     return slides_to if conf.SESSION_MAX_AGE is None else min(slides_to, created_at + conf.SESSION_MAX_AGE)
 
 
 def end_at_new_password(*, instance: Any, created: bool, using: str, **kwargs: Any) -> None:
-    """End the sessions and reset links of a user whose password somebody set: Django admin, `changepassword`, the host.
+    """End the sessions and reset links of a user whose password was set elsewhere: Django admin, `changepassword`,
+    the host.
 
-    Django keeps the raw password on the user between `set_password` and `save`, and not for an upgraded hash. Our own
-    reset and change do not come here: they end sessions in the transaction that writes the password. A deactivation
-    needs nothing: each use of a session looks at it.
+    Django keeps the raw password on the user between `set_password` and `save`, but not for an upgraded hash. Our own
+    reset and change don't get here, because they end sessions in the transaction that writes the password. A
+    deactivation needs nothing, because every use of a session checks it.
     """
     if getattr(instance, "_password", None) is None:
         return
     user_model = get_user_model()
-    # The instance may be of a parent or child of the user model, with a key of its own. All have the key of the
+    # The instance may be a parent or child of the user model with a key of its own. All of them have the key of the
     # table that holds the password.
     owner = user_model._meta.get_field("password").model
     key = owner._meta.pk

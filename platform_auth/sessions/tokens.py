@@ -1,13 +1,13 @@
 """The two tokens of a session.
 
-The access token is a JWT: who a request speaks for, for minutes, without a look-up of the token itself. It names the
-session (`sid`), so that a revoked session kills its access tokens at once where the session is looked up. It holds no
-personal data, no role and no right: those are read from the database.
+The access token is a JWT that is valid for minutes. It names the session (`sid`), so revoking the session also
+revokes its access tokens wherever the session is looked up. It contains no personal data, roles or rights: those are
+read from the database.
 
-The refresh token is opaque: base64url(key + secret), 16 bytes that name the session and 32 that only its holder knows.
-The database keeps the digest of the current secret and the salt of the last rotation. The successor is computed from
-the spent secret and that salt, so whoever holds the spent token can be given the same successor again, while the
-database alone gives nothing.
+The refresh token is opaque: base64url(key + secret), where 16 bytes identify the session and 32 bytes are known to
+its holder alone. The database stores the digest of the current secret and the salt of the last rotation. The
+successor is computed from the rotated secret and that salt, so the holder of the rotated token can be given the same
+successor again, while the database alone reveals no token.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..models import RefreshSession
 ACCESS = signed_tokens.Kind(
     "access", "at+jwt", frozenset({"sid", "amr", "auth_time"}), frozenset({"tfa_required"})
 )
-"""An access token, with the claims that `issue_access_token` gives it."""
+"""An access token and the claims that `issue_access_token` puts into it."""
 
 KEY_BYTES = 16
 SECRET_BYTES = 32
@@ -42,7 +42,7 @@ _SHAPE = re.compile(r"[A-Za-z0-9_-]{64}")
 
 
 class Claims(NamedTuple):
-    """What a good access token says."""
+    """The claims of a valid access token."""
 
     user_id: str
     session_id: uuid.UUID
@@ -53,7 +53,7 @@ class Claims(NamedTuple):
 
 @sensitive_variables()
 def issue_access_token(session: RefreshSession, *, now: datetime) -> tuple[str, int]:
-    """Return an access token of a session and its life in seconds, never past the session's own end."""
+    """Return an access token for a session and its life in seconds, which never exceeds the session's own."""
     expires_at = min(now + conf.ACCESS_TOKEN_TTL, session.expires_at)
     claims = {
         "sub": str(session.user_id),
@@ -69,7 +69,7 @@ def issue_access_token(session: RefreshSession, *, now: datetime) -> tuple[str, 
 
 @sensitive_variables()
 def verify_access_token(raw_token: str) -> Claims:
-    """Return what an access token says. Raises TokenExpired or InvalidToken, with the challenge of RFC 6750."""
+    """Return the claims of an access token. Raises TokenExpired or InvalidToken, with the challenge of RFC 6750."""
     try:
         claims = signed_tokens.verify(ACCESS, raw_token)
         return Claims(
@@ -88,13 +88,13 @@ def verify_access_token(raw_token: str) -> Claims:
 
 
 class RefreshToken(NamedTuple):
-    """A refresh token in clear."""
+    """A refresh token in plain text."""
 
     key: uuid.UUID
     secret: bytes
 
     def __str__(self) -> str:
-        """Return the 64 characters that travel."""
+        """Return the 64 characters that clients see."""
         return base64.urlsafe_b64encode(self.key.bytes + self.secret).decode()
 
     def __repr__(self) -> str:
@@ -102,28 +102,28 @@ class RefreshToken(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the secret, in hexadecimal: all that the database keeps of it."""
+        """The SHA-256 digest of the secret in hexadecimal: all that the database stores of it."""
         return hashlib.sha256(self.secret).hexdigest()
 
     def successor(self, salt: str) -> RefreshToken:
-        """Return the token that follows this one under a salt (hexadecimal)."""
+        """Return the token that follows this one with a salt (hexadecimal)."""
         return RefreshToken(self.key, hmac.digest(self.secret, _LABEL + bytes.fromhex(salt), "sha256"))
 
 
 @sensitive_variables()
 def new_refresh_token(key: uuid.UUID) -> RefreshToken:
-    """Make the first token of a session from the operating system's random bytes."""
+    """Return the first token of a session, from the operating system's random bytes."""
     return RefreshToken(key, secrets.token_bytes(SECRET_BYTES))
 
 
 def new_salt() -> str:
-    """Return a fresh salt in hexadecimal."""
+    """Return a random salt in hexadecimal."""
     return secrets.token_hex(SALT_BYTES)
 
 
 @sensitive_variables()
 def parse_refresh_token(raw_token: str) -> RefreshToken | None:
-    """Read the 64 characters of a token; None for any other string."""
+    """Parse the 64 characters of a token; return None for any other string."""
     if not _SHAPE.fullmatch(raw_token):
         return None
     try:

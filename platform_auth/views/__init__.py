@@ -1,6 +1,6 @@
-"""One small class an endpoint: what it takes, gives and refuses, then shape, act, answer.
+"""One small class per endpoint: what it takes, gives and refuses; then read, act, answer.
 
-Subclass one and mount it at your own URL to change it.
+To change an endpoint, subclass its view and mount it at your own URL.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ KEYS = serializers.ListField(child=serializers.DictField(child=serializers.JSONF
 
 
 class KeySetView(ApiView):
-    """GET /auth/jwks: the public signing keys (RFC 7517); none for HS256."""
+    """GET /auth/jwks: the public signing keys (RFC 7517); empty for HS256."""
 
     @Operation(extra={"keys": KEYS})
     def get(self, request: Request) -> Response:

@@ -30,12 +30,12 @@ class RefreshFields(shapes.Shape):
 class Tokens(shapes.Shape):
     access_token = serializers.CharField(required=False, help_text="Not in mode `session`.")
     expires = serializers.IntegerField(
-        help_text="The access token's life, in seconds or milliseconds (EXPIRES_UNIT)."
+        help_text="The life of the access token in seconds, or in milliseconds (EXPIRES_UNIT)."
     )
-    refresh_token = serializers.CharField(required=False, help_text="In mode `json` alone.")
+    refresh_token = serializers.CharField(required=False, help_text="Only in mode `json`.")
 
     def to_representation(self, grant: Grant) -> dict[str, Any]:
-        """Return what a body may hold in the grant's mode."""
+        """Return what the body contains in the grant's mode."""
         body: dict[str, Any] = {} if grant.mode == "session" else {"access_token": grant.access_token}
         body["expires"] = grant.expires_in * (1000 if conf.EXPIRES_UNIT == "milliseconds" else 1)
         if grant.mode == "json":
@@ -44,17 +44,17 @@ class Tokens(shapes.Shape):
 
 
 class TokensView(ApiView):
-    """The base of what answers with tokens."""
+    """The base of endpoints that answer with tokens."""
 
     def replaced_token(self, mode: str) -> str | None:
         """Return the refresh token whose cookie an answer in this mode replaces.
 
-        Raises Forbidden where that would set cookies for a page of another origin.
+        Raises Forbidden if it would set cookies for a page of another origin.
         """
         return None if mode == "json" else cookies.replaced_token(self.http_request)
 
     def answer(self, value: Any = None, **extra: Any) -> Response:
-        """Answer a Grant by the body and the cookies that its mode asks for."""
+        """Answer with a grant: with the body and the cookies of its mode."""
         response = super().answer(value, **extra)
         if value.mode != "json":
             cookies.set_cookies(self.http_request, response, value)
@@ -62,7 +62,7 @@ class TokensView(ApiView):
 
 
 class LoginView(TokensView):
-    """POST /auth/login: e-mail, password and one-time password for an access and a refresh token."""
+    """POST /auth/login: email, password and one-time password for an access and a refresh token."""
 
     refuses = (*TokensView.refuses, errors.RouteNotFound)
 
@@ -83,7 +83,7 @@ class LoginView(TokensView):
 
 
 class RefreshView(TokensView):
-    """POST /auth/refresh: a refresh token, of the body or the cookie, for its successor and an access token."""
+    """POST /auth/refresh: rotate the refresh token in the body or cookie; a new access token."""
 
     @Operation(
         takes=RefreshFields,
@@ -103,7 +103,7 @@ class RefreshView(TokensView):
 
 
 class LogoutView(ApiView):
-    """POST /auth/logout: end the session of a refresh token. 204 whatever the token."""
+    """POST /auth/logout: end the session of a refresh token. 204 for every token."""
 
     @Operation(takes=RefreshFields, refuses=[errors.Forbidden])
     def post(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Ask for a reset link, reset, change: the endpoints, and the same as pages."""
+"""Request a reset link, reset, change: the endpoints and their pages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PasswordChangeFields(shapes.Shape):
 
 
 class PasswordRequestView(ApiView):
-    """POST /auth/password/request: a mail with a reset link. 204 whether there is such an account or not."""
+    """POST /auth/password/request: email a reset link. 204 whether or not the account exists."""
 
     @Operation(takes=PasswordRequestFields, refuses=[errors.RequestsExceeded])
     def post(self, request: Request) -> Response:
@@ -52,7 +52,7 @@ class PasswordRequestView(ApiView):
 
 
 class PasswordResetView(ApiView):
-    """POST /auth/password/reset: set a password by the token of a link. Logs nobody in."""
+    """POST /auth/password/reset: set a password with the token of a link. Logs nobody in."""
 
     @Operation(
         takes=PasswordResetFields, refuses=[errors.InvalidToken, errors.TokenExpired, errors.FailedValidation]
@@ -64,7 +64,7 @@ class PasswordResetView(ApiView):
 
 
 class PasswordChangeView(SignedInView):
-    """POST /auth/password/change: a new password for the old one. Every other session ends."""
+    """POST /auth/password/change: replace the current password. Every other session ends."""
 
     @Operation(
         takes=PasswordChangeFields,
@@ -77,7 +77,7 @@ class PasswordChangeView(SignedInView):
 
 
 class PasswordRequestPageView(pages.PageView):
-    """GET and POST /auth/password/request/page: the form that asks for a reset link."""
+    """GET and POST /auth/password/request/page: the form to request a reset link."""
 
     template_name = "platform_auth/password_request.html"
     takes = PasswordRequestPageFields
@@ -98,10 +98,10 @@ class PasswordRequestPageView(pages.PageView):
 
 
 class PasswordResetPageView(pages.PageView):
-    """GET and POST /auth/password/reset/page?token=: the form that a reset link leads to."""
+    """GET and POST /auth/password/reset/page?token=: the form that a reset link opens."""
 
     template_name = "platform_auth/password_reset.html"
-    starts_anew = False
+    can_retry = False
     takes = PasswordResetPageFields
 
     def get(self, request: HttpRequest) -> HttpResponse:
@@ -114,7 +114,7 @@ class PasswordResetPageView(pages.PageView):
         return self.page(done=True)
 
     def form(self, raw_token: str, *, status: int = 200, **context: Any) -> HttpResponse:
-        """Render the form for a link that is good. Raises TokenExpired, InvalidToken."""
+        """Render the form of a valid link. Raises TokenExpired, InvalidToken."""
         account = passwords.check_link(raw_token)
         return self.page(status=status, token=raw_token, account=account, rules=passwords.rules(), **context)
 
@@ -125,6 +125,6 @@ class PasswordResetPageView(pages.PageView):
         if isinstance(error, errors.TokenRefused):
             return self.page(status=status, dead=error.code)
         if token and status >= 500:
-            # Without a look at the link: what it takes may be what is down.
+            # Without checking the link: what the check needs may be what is down.
             return self.page(status=status, token=token, messages=messages)
         return super().refusal(error)

@@ -1,4 +1,4 @@
-"""Log in with a provider; the provider accounts that are linked to the signed-in user."""
+"""Log in with a provider; list and unlink the user's provider accounts."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ GOES_ON = {302: "To the provider, or back to `redirect`."}
 class StartFields(shapes.Shape):
     redirect = shapes.Text(
         required=False,
-        help_text="Where the browser goes at the end: a local path, our own origin, or an entry of the list.",
+        help_text="Where the browser goes in the end: a local path, a URL of this site or an entry of the allow-list.",
     )
     mode = shapes.mode_field()
 
 
 class ListFields(StartFields):
-    provider = shapes.AnyText(required=False, help_text="Starts a log-in with this provider.")
+    provider = shapes.AnyText(required=False, help_text="Start a login with this provider.")
 
 
 class CallbackFields(shapes.Shape):
-    code = shapes.AnyText(required=False, help_text="Of the provider.")
-    state = shapes.AnyText(required=False, help_text="Of the flow.")
+    code = shapes.AnyText(required=False, help_text="From the provider.")
+    state = shapes.AnyText(required=False, help_text="From the start of the flow.")
     iss = shapes.AnyText(required=False, help_text="RFC 9207.")
-    error = shapes.AnyText(required=False, help_text="Of the provider.")
+    error = shapes.AnyText(required=False, help_text="From the provider.")
 
 
 class OTPFields(shapes.Shape):
@@ -108,7 +108,7 @@ class OAuthStartView(ApiView):
 
 
 class OAuthListView(OAuthStartView):
-    """GET /auth/oauth: the keys of the enabled providers; with ?provider={provider} the start of one."""
+    """GET /auth/oauth: the keys of the enabled providers; ?provider={provider} starts a login there."""
 
     @Operation(takes=ListFields, gives=KEYS, extra=PUBLIC, also=GOES_ON, refuses=[errors.RouteNotFound])
     def get(self, request: Request, provider: str = "") -> HttpResponseBase:
@@ -118,17 +118,17 @@ class OAuthListView(OAuthStartView):
 
 
 class OAuthCallbackView(TokensView):
-    """GET or POST /auth/oauth/{provider}/callback: take the browser back."""
+    """GET or POST /auth/oauth/{provider}/callback: the browser returns from the provider."""
 
     parser_classes = [FormParser]
-    # No HEAD: what only looks at the link (a mail scanner, a preview) must not spend it.
+    # No HEAD: software that only looks at the link (a mail scanner, a preview) must not use it up.
     http_method_names = ["get", "post"]
 
     @Operation(
         takes=CallbackFields,
         gives=Tokens(),
         extra=PUBLIC,
-        also={204: "A link, without `redirect`.", **GOES_ON},
+        also={204: "The account was linked, without `redirect`.", **GOES_ON},
         refuses=[errors.InvalidCredentials, errors.InvalidOTP, errors.InvalidProvider, errors.RouteNotFound],
     )
     def get(self, request: Request, provider: str) -> HttpResponseBase:
@@ -146,9 +146,9 @@ class OAuthCallbackView(TokensView):
         return response
 
     def answer_outcome(self, outcome: flow.Outcome) -> HttpResponseBase:
-        """Send the browser to its redirect, with cookies or a reason.
+        """Redirect with cookies or with a reason.
 
-        Without one answer with tokens, nothing (a link) or an error.
+        Without a redirect: answer with tokens, with an error, or with nothing after linking.
         """
         redirect, grant, refusal = outcome.redirect, outcome.grant, outcome.refusal
         if refusal is not None:
@@ -164,14 +164,14 @@ class OAuthCallbackView(TokensView):
 
     @Operation(takes=CallbackFields, also={303: "To the same path, as GET."}, refuses=[errors.RouteNotFound])
     def post(self, request: Request, provider: str) -> HttpResponseBase:
-        # Let the browser ask again by GET: another site's POST comes without our Lax cookie.
+        # Send the browser back with GET: another site's POST comes without our Lax cookie.
         flow.check_key(provider)
         parameters = _parameters(shapes.read_form(self.http_request))
         return _redirect(f"{escape_uri_path(self.http_request.path)}?{urlencode(parameters)}", status=303)
 
 
 class OAuthOTPView(TokensView):
-    """POST /auth/oauth/{provider}/otp: the one-time password that the callback asked for."""
+    """POST /auth/oauth/{provider}/otp: finish a login with the one-time password that the callback asked for."""
 
     @Operation(
         takes=OTPFields,
@@ -201,7 +201,7 @@ class OAuthOTPView(TokensView):
 
 
 class OAuthLinkView(SignedInView):
-    """POST /auth/oauth/{provider}/link: the URL at which a signed-in user links a provider account."""
+    """POST /auth/oauth/{provider}/link: the URL where a signed-in user links a provider account."""
 
     @Operation(takes=LinkFields, gives=Link(), refuses=[errors.RouteNotFound])
     def post(self, request: Request, provider: str) -> Response:
@@ -223,7 +223,7 @@ class IdentityListView(SignedInView):
 
 
 class IdentityDetailView(SignedInView):
-    """DELETE /auth/identities/{id}: unlink one, but never the last way in."""
+    """DELETE /auth/identities/{id}: unlink a provider account, unless it is the only sign-in method."""
 
     @Operation(refuses=[errors.RouteNotFound])
     def delete(self, request: Request, identity_id: str) -> Response:

@@ -47,7 +47,7 @@ class RecoveryCodes(shapes.Shape):
 
 
 class FactorStatusView(EnrolmentView):
-    """GET /auth/tfa: is there a second factor, must there be one, how many recovery codes are left."""
+    """GET /auth/tfa: whether a second factor is on and whether it is required; the number of recovery codes left."""
 
     @Operation(gives=Factor())
     def get(self, request: Request) -> Response:
@@ -55,7 +55,7 @@ class FactorStatusView(EnrolmentView):
 
 
 class FactorGenerateView(EnrolmentView):
-    """POST /auth/tfa/generate: a secret for an authenticator app. Nothing is on yet."""
+    """POST /auth/tfa/generate: a secret for an authenticator app. Turns nothing on yet."""
 
     @Operation(takes=GenerateFields, gives=Enrolment(), refuses=[errors.RequestsExceeded])
     def post(self, request: Request) -> Response:
@@ -64,7 +64,7 @@ class FactorGenerateView(EnrolmentView):
 
 
 class FactorEnableView(EnrolmentView):
-    """POST /auth/tfa/enable: turn the secret on by a code of it; the recovery codes, this once."""
+    """POST /auth/tfa/enable: turn the second factor on with a code; the recovery codes, this once."""
 
     @Operation(
         takes=EnableFields, gives=RecoveryCodes(), refuses=[errors.InvalidOTP, errors.RequestsExceeded]
@@ -76,7 +76,7 @@ class FactorEnableView(EnrolmentView):
 
 
 class FactorDisableView(EnrolmentView):
-    """POST /auth/tfa/disable: remove the factor, by a one-time password or a recovery code."""
+    """POST /auth/tfa/disable: remove the second factor, with a one-time password or a recovery code."""
 
     @Operation(takes=DisableFields, refuses=[errors.InvalidOTP, errors.RequestsExceeded])
     def post(self, request: Request) -> Response:
@@ -86,7 +86,7 @@ class FactorDisableView(EnrolmentView):
 
 
 class RecoveryCodesView(EnrolmentView):
-    """POST /auth/tfa/recovery-codes: a new set; the old codes are dead."""
+    """POST /auth/tfa/recovery-codes: a new set of recovery codes; the old ones stop working."""
 
     @Operation(
         takes=RecoveryCodesFields, gives=RecoveryCodes(), refuses=[errors.InvalidOTP, errors.RequestsExceeded]
@@ -98,7 +98,7 @@ class RecoveryCodesView(EnrolmentView):
 
 
 class UserFactorEnableView(EnrolmentView):
-    """POST /users/me/tfa/enable: as the official SDK calls it. 204, and no recovery codes."""
+    """POST /users/me/tfa/enable: the same for the official SDK. 204, without recovery codes."""
 
     @Operation(takes=EnableFields, refuses=[errors.InvalidOTP, errors.RequestsExceeded])
     def post(self, request: Request) -> Response:

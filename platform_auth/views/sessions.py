@@ -24,7 +24,7 @@ class Session(shapes.Shape):
 
 
 class SessionListView(SignedInView):
-    """GET /auth/sessions: the user's sessions. DELETE: end all but this one."""
+    """GET /auth/sessions: the user's sessions. DELETE: end all other sessions."""
 
     @Operation(gives=Session(many=True))
     def get(self, request: Request) -> Response:

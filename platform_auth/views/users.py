@@ -1,4 +1,4 @@
-"""Who the access token speaks for."""
+"""The user that an access token belongs to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class User(shapes.Shape):
     last_login = shapes.time_field(allow_null=True)
 
     def get_fields(self) -> dict[str, Any]:
-        """Leave out what the host's user model has not."""
+        """Leave out fields that the host's user model doesn't have."""
         model = get_user_model()
         known = {field.name for field in model._meta.get_fields()}
         known |= {"id", "tfa_enabled", *({"email"} if model.get_email_field_name() in known else ())}
@@ -37,7 +37,7 @@ class User(shapes.Shape):
 
 
 class UserView(EnrolmentView):
-    """GET /users/me: who the access token speaks for."""
+    """GET /users/me: the user that the access token belongs to."""
 
     @Operation(gives=User())
     def get(self, request: Request) -> Response:

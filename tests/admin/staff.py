@@ -1,4 +1,4 @@
-"""Staff who use Django admin, and what they look at."""
+"""Staff users of Django admin, and helpers to read its pages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def link(user: Any) -> OAuthIdentity:
 
 
 def admin_client(*permissions: str) -> Any:
-    """Return a staff user's client; without permissions a superuser's."""
+    """Return a client logged in as staff; without permissions, as a superuser."""
     user = make_user(is_staff=True, is_superuser=not permissions)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
     client = Client(HTTP_USER_AGENT="an admin's browser")
@@ -47,7 +47,7 @@ def user_url(user: Any) -> str:
 
 
 def save_user_page(client: Any, user: Any) -> None:
-    """Post a user's page as it stands, as a browser does."""
+    """Submit a user's page unchanged, as a browser does."""
     form = client.get(user_url(user)).context["adminform"].form
     data: dict[str, Any] = {}
     for name, field in form.fields.items():

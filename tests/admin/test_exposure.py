@@ -25,14 +25,14 @@ class TestExposurePage:
         assert "hostapp.Note" in page
         assert "auth.change_group" in page
 
-    def test_it_is_for_those_who_may_see_groups(self) -> None:
+    def test_it_needs_the_permission_to_view_groups(self) -> None:
         url = reverse("admin:platform_auth_exposure")
 
         assert admin_client("view_note").get(url).status_code == 403
         assert admin_client("view_group").get(url).status_code == 200
         assert Client().get(url).status_code == 302
 
-    def test_the_index_of_the_app_leads_there(self) -> None:
+    def test_the_index_of_the_app_links_to_it(self) -> None:
         page = admin_client().get(reverse("admin:app_list", args=["platform_auth"])).content.decode()
 
         assert reverse("admin:platform_auth_exposure") in page

@@ -1,4 +1,4 @@
-"""Django admin's log-in form: a way in, so the same limits count there (security.md, row 125)."""
+"""Django admin's login form is a sign-in method, so the same limits apply (security.md, row 125)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def staff(db: None) -> Any:
 
 
 def log_in(client: Client, staff: Any, password: str) -> bool:
-    """Fill in the form; True if it let us in."""
+    """Submit the form; return whether the login succeeded."""
     name = getattr(staff, get_user_model().USERNAME_FIELD)
     return client.post("/admin/login/", {"username": name, "password": password}).status_code == 302
 
@@ -33,7 +33,7 @@ class TestAdminLogin:
         assert log_in(client, staff, PASSWORD)
 
     def test_guessing_is_limited_as_in_the_api(self, client: Client, staff: Any) -> None:
-        """security.md, row 125: five a minute for an account and address; then not even the right password."""
+        """security.md, row 125: five a minute per account and address; after that not even the right password works."""
         guesses = [log_in(client, staff, "wrong") for _ in range(5)]
 
         sixth = log_in(client, staff, PASSWORD)
@@ -42,8 +42,8 @@ class TestAdminLogin:
         assert not sixth
         assert AuthEvent.objects.filter(kind=AuthEvent.Kind.LOGIN_LIMITED).count() == 1
 
-    def test_an_account_has_one_count_whatever_it_is_called(self, client: Client, staff: Any) -> None:
-        """By its address in the API, by its user name in the form."""
+    def test_form_and_api_share_the_count_of_an_account(self, client: Client, staff: Any) -> None:
+        """By email address in the API, by user name in the form."""
         api = Api()
         for _ in range(5):
             api.post("/auth/login", {"email": staff.email, "password": "wrong"})
@@ -58,8 +58,8 @@ class TestAdminLogin:
 
         assert all(results)
 
-    def test_nobody_locks_an_admin_out_who_uses_the_form_alone(self, staff: Any) -> None:
-        """security.md, row 111: the account's limit refuses only addresses that it does not know."""
+    def test_an_admin_who_only_uses_the_form_cannot_be_locked_out(self, staff: Any) -> None:
+        """security.md, row 111: the limit per account refuses only unfamiliar addresses."""
         assert log_in(Client(REMOTE_ADDR="203.0.113.1"), staff, PASSWORD)
         for number in range(25):
             stranger = Client(REMOTE_ADDR=f"198.51.100.{number}")
@@ -70,25 +70,25 @@ class TestAdminLogin:
         assert log_in(Client(REMOTE_ADDR="203.0.113.1"), staff, PASSWORD)
 
 
-class TestOtherDoors:
+class TestOtherLogins:
     def test_http_basic_is_counted(self, rf: Any, staff: Any) -> None:
-        """DRF gives the user's name alone, under the name of USERNAME_FIELD."""
+        """DRF passes only the user name, under the name of USERNAME_FIELD."""
         name = {get_user_model().USERNAME_FIELD: getattr(staff, get_user_model().USERNAME_FIELD)}
         for _ in range(5):
             assert authenticate(rf.get("/"), password="wrong", **name) is None
 
         assert authenticate(rf.get("/"), password=PASSWORD, **name) is None
 
-    def test_the_asynchronous_way_finds_nobody_whom_the_other_does_not(self, staff: Any) -> None:
-        """Two accounts of one address are none, by whichever way."""
+    def test_aauthenticate_finds_the_same_users(self, staff: Any) -> None:
+        """Two accounts with the same address match no login, in both variants."""
         found = async_to_sync(aauthenticate)(
             None, username=staff.email, email="x@example.com", password=PASSWORD
         )
 
         assert found is None
 
-    def test_an_error_report_of_the_asynchronous_way_does_not_show_the_password(self, staff: Any) -> None:
-        """security.md, row 120. The frames below it are the library's that brings it to a thread."""
+    def test_an_error_report_of_aauthenticate_does_not_show_the_password(self, staff: Any) -> None:
+        """security.md, row 120. The frames below belong to the library that moves it to a thread."""
         given = "a password for one report"
 
         with pytest.raises(AttributeError) as broken:
@@ -102,7 +102,7 @@ class TestOtherDoors:
 
 
 class TestItsEvents:
-    """security.md, row 121: what happens at another door leaves the same events, with the address."""
+    """security.md, row 121: logins outside the API leave the same events, with the address."""
 
     def kinds(self) -> list[tuple[str, Any, str | None]]:
         return list(AuthEvent.objects.order_by("pk").values_list("kind", "user", "ip_address"))
@@ -117,7 +117,7 @@ class TestItsEvents:
 
         assert self.kinds() == [("login_failed", None, "127.0.0.1")]
 
-    def test_in_and_out(self, client: Client, staff: Any) -> None:
+    def test_a_login_and_a_logout(self, client: Client, staff: Any) -> None:
         log_in(client, staff, PASSWORD)
         client.post("/admin/logout/")
 
@@ -129,14 +129,14 @@ class TestItsEvents:
 
         assert self.kinds() == [("logged_in", staff.pk, None)]
 
-    def test_a_refusal_by_a_limit_is_no_second_event(self, client: Client, staff: Any) -> None:
+    def test_a_refusal_by_a_limit_leaves_one_event(self, client: Client, staff: Any) -> None:
         for _ in range(8):
             log_in(client, staff, "wrong")
 
         kinds = [kind for kind, _user, _address in self.kinds()]
         assert kinds == ["login_failed"] * 5 + ["login_limited"]
 
-    def test_the_api_leaves_its_own_alone(self, staff: Any) -> None:
+    def test_a_login_through_the_api_leaves_one_event(self, staff: Any) -> None:
         api = Api()
         api.post("/auth/login", {"email": staff.email, "password": "wrong"})
         api.login(staff.email)

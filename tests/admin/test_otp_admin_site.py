@@ -1,4 +1,4 @@
-"""Django admin behind the second factor: django-otp's OTPAdminSite takes our device."""
+"""Django admin with a second factor: django-otp's OTPAdminSite accepts our factor."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def staff(db: None) -> Any:
 
 @pytest.fixture
 def app(staff: Any, clock: Any) -> Authenticator:
-    """The staff member's app; a new step has begun."""
+    """The staff user's authenticator app, in a new time step."""
     api = Api()
     api.login(staff.email)
     made, _codes = enrol(api)
@@ -47,7 +47,7 @@ def app(staff: Any, clock: Any) -> Authenticator:
 
 
 def log_in(client: Client, staff: Any, otp: str, device: TOTPFactor | None = None) -> Any:
-    """Send the admin's log-in form; USERNAME_FIELD may be the e-mail address or not."""
+    """Submit the admin's login form; USERNAME_FIELD may be the email address or not."""
     device = device or TOTPFactor.objects.get(user=staff)
     fields = {
         "username": staff.get_username(),
@@ -60,9 +60,9 @@ def log_in(client: Client, staff: Any, otp: str, device: TOTPFactor | None = Non
 
 
 class TestOTPAdminSite:
-    """security.md, row 125: /admin is a way in; this is how it obeys the factor."""
+    """security.md, row 125: the admin is a sign-in method, and this is how it can ask for the factor."""
 
-    def test_password_and_code_open_it(self, client: Client, staff: Any, app: Authenticator) -> None:
+    def test_password_and_code_log_in(self, client: Client, staff: Any, app: Authenticator) -> None:
         response = log_in(client, staff, app.code())
 
         assert response.status_code == 302, response.content.decode()
@@ -74,26 +74,24 @@ class TestOTPAdminSite:
         assert response.status_code == 200
         assert client.get("/admin/").status_code == 302
 
-    def test_a_session_without_the_factor_is_not_enough(self, client: Client, staff: Any) -> None:
+    def test_a_session_without_the_factor_is_refused(self, client: Client, staff: Any) -> None:
         client.force_login(staff, "platform_auth.backends.EmailBackend")
 
         assert client.get("/admin/").status_code == 302
 
-    def test_a_code_opens_it_once(self, client: Client, staff: Any, app: Authenticator) -> None:
+    def test_a_code_works_once(self, client: Client, staff: Any, app: Authenticator) -> None:
         log_in(client, staff, app.code())
 
         assert log_in(Client(), staff, app.code()).status_code == 200
 
-    def test_a_code_that_the_api_has_seen_does_not_open_it(
+    def test_a_code_that_was_used_in_the_api_is_refused(
         self, client: Client, staff: Any, app: Authenticator
     ) -> None:
         Api().login(staff.email, otp=app.code())
 
         assert log_in(client, staff, app.code()).status_code == 200
 
-    def test_the_factor_of_somebody_else_does_not_open_it(
-        self, client: Client, staff: Any, app: Authenticator
-    ) -> None:
+    def test_another_users_factor_is_refused(self, client: Client, staff: Any, app: Authenticator) -> None:
         other = make_user(is_staff=True, is_superuser=True)
 
         response = log_in(client, other, app.code(), TOTPFactor.objects.get(user=staff))
@@ -101,10 +99,10 @@ class TestOTPAdminSite:
         assert response.status_code == 200
         assert client.get("/admin/").status_code == 302
 
-    def test_guesses_are_counted_by_the_limit_of_one_time_passwords(
+    def test_wrong_codes_are_limited_as_in_the_api(
         self, client: Client, staff: Any, app: Authenticator
     ) -> None:
-        """security.md, row 13: ten wrong codes by the form, then the right one is refused, here and in the API."""
+        """security.md, row 13: after ten wrong codes in the form, the right one is refused, here and in the API."""
         for _ in range(11):
             assert log_in(client, staff, app.wrong()).status_code == 200
         failed = AuthEvent.objects.filter(kind=AuthEvent.Kind.FACTOR_FAILED)
@@ -116,7 +114,7 @@ class TestOTPAdminSite:
         assert AuthEvent.objects.filter(kind="factor_failed").count() == 10
         assert AuthEvent.objects.filter(kind="factor_limited").count() == 1
 
-    def test_a_success_counts_for_nothing_and_clears_no_failure(
+    def test_a_success_neither_counts_nor_clears_failures(
         self, client: Client, staff: Any, app: Authenticator
     ) -> None:
         log_in(client, staff, app.wrong())
@@ -124,7 +122,7 @@ class TestOTPAdminSite:
 
         assert FailedCode.objects.count() == 1
 
-    def test_losing_the_factor_closes_it(self, client: Client, staff: Any, app: Authenticator) -> None:
+    def test_removing_the_factor_ends_access(self, client: Client, staff: Any, app: Authenticator) -> None:
         log_in(client, staff, app.code())
         TOTPFactor.objects.all().delete()
 
@@ -132,9 +130,7 @@ class TestOTPAdminSite:
 
 
 class TestOtherCallers:
-    """security.md, row 13: what a host builds on django-otp itself is counted by the same limit, whatever it asks
-    before.
-    """
+    """security.md, row 13: code of a host that uses django-otp directly is subject to the same limit."""
 
     @pytest.fixture(autouse=True)
     def _no_login_limits(self, configure: Any) -> None:
@@ -160,7 +156,7 @@ class TestOtherCallers:
         assert log_in_to_the_api(staff, app.code()) == 429
 
     @pytest.mark.parametrize("how", ["verify_token", "match_token", "the device"])
-    def test_a_right_code_passes_once_and_costs_nothing(
+    def test_a_right_code_works_once_and_is_not_counted(
         self, staff: Any, app: Authenticator, how: str, clock: Any
     ) -> None:
         for _ in range(12):
@@ -170,20 +166,20 @@ class TestOtherCallers:
         self.ask(how, staff, app.code())
         assert self.ask(how, staff, app.code()) is False
 
-    def test_what_is_no_code_costs_nothing(self, staff: Any, app: Authenticator) -> None:
-        """security.md, row 11: `match_token` shows every device what may be meant for another."""
+    def test_something_else_than_a_code_is_not_counted(self, staff: Any, app: Authenticator) -> None:
+        """security.md, row 11: `match_token` offers every device the codes of all others."""
         for otp in ["0123-4567-89ab-cdef", "12345678", "１２３４５６"] * 5:
             assert self.ask("match_token", staff, otp) is False
 
         assert self.ask("match_token", staff, app.code()) is True
 
-    def test_the_question_whether_it_is_allowed_costs_nothing(self, staff: Any, app: Authenticator) -> None:
+    def test_verify_is_allowed_counts_nothing(self, staff: Any, app: Authenticator) -> None:
         for _ in range(20):
             assert TOTPFactor.objects.get().verify_is_allowed() == (True, None)
 
         assert log_in_to_the_api(staff, app.code()) == 200
 
-    def test_its_answer_is_no_when_there_are_no_attempts_left(self, staff: Any, app: Authenticator) -> None:
+    def test_verify_is_allowed_is_false_over_the_limit(self, staff: Any, app: Authenticator) -> None:
         for _ in range(10):
             log_in_to_the_api(staff, app.wrong())
 
@@ -205,18 +201,18 @@ def log_in_to_the_api(user: Any, otp: str) -> int:
 class TestDjangoOTP:
     """The rest of django-otp's interface."""
 
-    def test_it_finds_the_device_and_names_it(self, staff: Any, app: Authenticator) -> None:
+    def test_the_device_is_found_and_named(self, staff: Any, app: Authenticator) -> None:
         assert user_has_device(staff)
         assert [device.name for device in devices_for_user(staff)] == ["Authenticator app"]
         assert not user_has_device(AnonymousUser())
 
-    def test_its_form_shows_the_device(self, rf: Any, staff: Any, app: Authenticator) -> None:
+    def test_the_form_offers_the_device(self, rf: Any, staff: Any, app: Authenticator) -> None:
         form = OTPAuthenticationForm(rf.post("/"), {"username": staff.get_username(), "password": PASSWORD})
 
         assert not form.is_valid()
         assert "Authenticator app" in str(form["otp_device"])
 
-    def test_its_persistent_id_leads_back(self, staff: Any, app: Authenticator) -> None:
+    def test_the_device_is_found_by_its_persistent_id(self, staff: Any, app: Authenticator) -> None:
         device = TOTPFactor.objects.get()
 
         assert Device.from_persistent_id(device.persistent_id) == device

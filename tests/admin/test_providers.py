@@ -23,7 +23,7 @@ LIST = "/admin/platform_auth/oauthprovider/"
 
 
 def fields(**changes: Any) -> dict[str, Any]:
-    """Return what the form of a new OpenID Connect provider is filled in with."""
+    """Return the values of the form for a new OpenID Connect provider."""
     return {
         "key": "demo",
         "label": "Demo ID",
@@ -87,7 +87,7 @@ class TestForm:
         assert row.client_secret == CLIENT_SECRET
         assert CLIENT_SECRET not in row.sealed_secret
 
-    def test_says_which_callback_url_to_register(self, admin_client: Client, provider: Provider) -> None:
+    def test_shows_the_callback_url_to_register(self, admin_client: Client, provider: Provider) -> None:
         row = add_provider(provider)
 
         page = admin_client.get(f"{LIST}{row.pk}/change/").content.decode()
@@ -95,7 +95,7 @@ class TestForm:
         assert 'value="http://testserver/auth/oauth/demo/callback"' in page
         assert "Test this provider" in page
 
-    def test_a_new_provider_has_none_yet(self, admin_client: Client) -> None:
+    def test_a_new_provider_has_no_callback_url_yet(self, admin_client: Client) -> None:
         assert "the URL contains its key" in admin_client.get(f"{LIST}add/").content.decode()
 
     def test_never_shows_a_secret(self, admin_client: Client, provider: Provider) -> None:
@@ -120,8 +120,8 @@ class TestForm:
             assert row.sealed_private_key not in page
 
     @pytest.mark.parametrize("way", ["add", "change"])
-    def test_gives_no_typed_secret_back(self, way: str, admin_client: Client, provider: Provider) -> None:
-        """security.md, row 123: a form that is shown again after an error is a page like any other."""
+    def test_does_not_return_a_typed_secret(self, way: str, admin_client: Client, provider: Provider) -> None:
+        """security.md, row 123: also if the form is shown again after an error."""
         url = f"{LIST}add/" if way == "add" else f"{LIST}{add_provider(provider).pk}/change/"
         typed = {"client_secret": "a typed secret", "private_key": pem(EC_KEY), "own_password": "a typed one"}
 
@@ -132,7 +132,7 @@ class TestForm:
         for secret in typed.values():
             assert not [line for line in secret.splitlines() if line in page]
 
-    def test_blank_keeps_the_secret(self, admin_client: Client) -> None:
+    def test_a_blank_field_keeps_the_secret(self, admin_client: Client) -> None:
         """security.md, row 123."""
         admin_client.post(f"{LIST}add/", fields())
         row = OAuthProvider.objects.get()
@@ -199,12 +199,12 @@ class TestForm:
             {"client_secret": "", "allowed_domains": "a.example b.example"},
         ],
     )
-    def test_takes_every_kind(self, changes: dict[str, str], admin_client: Client) -> None:
+    def test_accepts_every_kind(self, changes: dict[str, str], admin_client: Client) -> None:
         response = admin_client.post(f"{LIST}add/", fields(**changes))
 
         assert response.status_code == 302, errors_of(response)
 
-    def test_several_rows_of_a_kind_live_side_by_side(self, admin_client: Client) -> None:
+    def test_several_providers_of_a_kind_can_exist(self, admin_client: Client) -> None:
         for key in ("one", "two"):
             assert admin_client.post(f"{LIST}add/", fields(key=key)).status_code == 302
 
@@ -215,7 +215,7 @@ class TestPermissions:
     """security.md, row 124."""
 
     @pytest.mark.parametrize("password", ["", "wrong"])
-    def test_pointing_elsewhere_needs_ones_own_password(
+    def test_pointing_it_elsewhere_needs_the_admins_own_password(
         self, password: str, admin_client: Client, provider: Provider
     ) -> None:
         row = add_provider(provider)
@@ -231,7 +231,7 @@ class TestPermissions:
         assert row.issuer == provider.issuer
         assert row.client_secret == CLIENT_SECRET
 
-    def test_guessing_it_is_limited(self, admin_client: Client) -> None:
+    def test_guessing_that_password_is_limited(self, admin_client: Client) -> None:
         for _ in range(6):
             admin_client.post(f"{LIST}add/", fields(own_password="wrong"))
 
@@ -252,7 +252,7 @@ class TestPermissions:
         row.refresh_from_db()
         assert (row.label, row.enabled) == ("Renamed", False)
 
-    def test_an_editor_without_the_permission_changes_the_harmless_only(self, provider: Provider) -> None:
+    def test_an_editor_without_the_permission_changes_harmless_fields_only(self, provider: Provider) -> None:
         row = add_provider(provider)
         client = staff_client("view_oauthprovider", "change_oauthprovider")
 
@@ -269,7 +269,7 @@ class TestPermissions:
         assert 'name="client_secret"' not in page
 
     @pytest.mark.parametrize("changes", [{"client_secret": "other"}, {"private_key": pem(EC_KEY)}])
-    def test_an_editor_without_the_permission_posts_no_secret(
+    def test_an_editor_without_the_permission_cannot_set_a_secret(
         self, changes: dict[str, str], provider: Provider
     ) -> None:
         row = add_provider(provider)
@@ -281,7 +281,7 @@ class TestPermissions:
         assert row.client_secret == CLIENT_SECRET
         assert not row.private_key
 
-    def test_an_editor_with_the_permission_points_elsewhere(self, provider: Provider) -> None:
+    def test_an_editor_with_the_permission_can_point_it_elsewhere(self, provider: Provider) -> None:
         row = add_provider(provider)
         client = staff_client("view_oauthprovider", "change_oauthprovider", "change_provider_secrets")
 
@@ -300,7 +300,7 @@ class TestPermissions:
             (("add_oauthprovider", "view_oauthprovider", "change_provider_secrets"), 200, 200),
         ],
     )
-    def test_who_sees_and_adds(
+    def test_viewing_and_adding_need_djangos_permissions(
         self, codenames: tuple[str, ...], sees: int, adds: int, provider: Provider
     ) -> None:
         row = add_provider(provider)
@@ -333,7 +333,7 @@ class TestPermissions:
 
         assert reasons == ["provider added", "provider changed: client_secret", "provider deleted"]
 
-    def test_identities_are_looked_at_and_deleted(self, admin_client: Client, provider: Provider) -> None:
+    def test_identities_can_be_viewed_and_deleted(self, admin_client: Client, provider: Provider) -> None:
         identity = OAuthIdentity.objects.create(
             user=make_user(), provider=add_provider(provider), subject="1"
         )
@@ -356,7 +356,7 @@ class TestTest:
         assert row.tested_at is not None
         return row.test_result
 
-    def test_a_good_provider_is_well(self, admin_client: Client, provider: Provider) -> None:
+    def test_a_working_provider_passes(self, admin_client: Client, provider: Provider) -> None:
         row = add_provider(provider)
         updated_at = row.updated_at
 
@@ -367,7 +367,7 @@ class TestTest:
         assert provider.issuer in result
         assert row.updated_at == updated_at
 
-    def test_the_button_tests_what_it_saves(self, admin_client: Client, provider: Provider) -> None:
+    def test_the_button_saves_and_tests(self, admin_client: Client, provider: Provider) -> None:
         row = add_provider(provider)
 
         response = admin_client.post(
@@ -380,7 +380,7 @@ class TestTest:
         row.refresh_from_db()
         assert row.test_result in response.context["original"].test_result
 
-    def test_says_what_is_wrong(self, admin_client: Client, provider: Provider) -> None:
+    def test_it_says_what_is_wrong(self, admin_client: Client, provider: Provider) -> None:
         def broken(name: str) -> str:
             return self._run(admin_client, add_provider(provider, name))
 
@@ -406,7 +406,7 @@ class TestTest:
     @pytest.mark.parametrize("status", [200, 400, 500])
     @pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/jwks"])
     @pytest.mark.parametrize("body", [b"[" * 200_000, b'{"keys":' * 50_000, b'"\\ud800"', b"\xff", b""])
-    def test_whatever_a_provider_answers_is_a_finding(
+    def test_any_answer_of_a_provider_becomes_a_finding(
         self, body: bytes, path: str, status: int, admin_client: Client, provider: Provider
     ) -> None:
         provider.raw[path] = lambda handler: send(handler, body, status=status)
@@ -417,7 +417,7 @@ class TestTest:
         assert lines[-1].startswith("✗")
         assert len(lines) == (3 if path != "/jwks" else 6)
 
-    def test_odd_keys_are_a_finding(self, admin_client: Client, provider: Provider) -> None:
+    def test_unusable_keys_become_a_finding(self, admin_client: Client, provider: Provider) -> None:
         provider.keys = [
             {"kty": "RSA", "kid": ["a"], "n": {"a": 1}, "e": None},
             {"kty": ["x"]},
@@ -427,7 +427,7 @@ class TestTest:
         assert "✗" in self._run(admin_client, add_provider(provider))
 
     @pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/jwks"])
-    def test_the_words_of_a_provider_are_not_shown(
+    def test_the_text_of_a_provider_is_not_shown(
         self, path: str, admin_client: Client, provider: Provider
     ) -> None:
         body = json.dumps({"error": "their-code", "error_description": "<b>their words</b>"}).encode()
@@ -438,17 +438,19 @@ class TestTest:
         assert "✗" in result
         assert "their" not in result
 
-    def test_a_secret_that_does_not_open_is_said(
+    def test_a_secret_that_cannot_be_decrypted_is_reported(
         self, admin_client: Client, provider: Provider, settings: Any
     ) -> None:
         """security.md, row 122."""
         row = add_provider(provider)
         OAuthProvider.objects.update(sealed_secret=add_provider(provider, "other").sealed_secret)
 
-        assert "does not open" in self._run(admin_client, row)
+        assert "can't be decrypted" in self._run(admin_client, row)
         assert Browser().get("/auth/oauth/demo").status_code == 503
 
-    def test_a_plain_server_is_asked_at_each_url(self, admin_client: Client, provider: Provider) -> None:
+    def test_a_plain_oauth2_server_is_asked_at_each_url(
+        self, admin_client: Client, provider: Provider
+    ) -> None:
         row = add_provider(
             provider,
             kind="oauth2",
@@ -462,7 +464,7 @@ class TestTest:
         assert result.count("✓") == 4
         assert "✗ http://10.0.0.1/me: an address that is not public." in result
 
-    def test_enabling_and_disabling_by_action(self, admin_client: Client, provider: Provider) -> None:
+    def test_actions_enable_and_disable(self, admin_client: Client, provider: Provider) -> None:
         row = add_provider(provider)
 
         admin_client.post(LIST, {"action": "disable_providers", "_selected_action": [str(row.pk)]})

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.django_db
 
 class TestLists:
     @pytest.mark.parametrize("model", LISTS)
-    def test_a_list_costs_the_same_at_any_number_of_rows(self, model: str) -> None:
+    def test_a_list_runs_as_many_statements_for_any_number_of_rows(self, model: str) -> None:
         client = admin_client()
         counts = []
         for _round in range(2):
@@ -67,10 +67,10 @@ class TestLists:
         assert all("LIMIT 5" in sql for sql in counting)
         assert page.context["cl"].paginator.count == 5
 
-    def test_an_action_on_all_ends_no_more_than_the_page_says(
+    def test_an_action_on_all_rows_is_refused_over_the_limit_of_the_page(
         self, user: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A list says "Select all 10000" where there are a million."""
+        """The list offers "Select all 10000" if there are a million rows."""
         monkeypatch.setattr("platform_auth.admin.rows.AT_MOST", 5)
         grants = [sessions.open(user) for _number in range(6)]
         client = admin_client()
@@ -96,7 +96,7 @@ class TestLists:
 
         assert admin_client().get(list_url(model), {"q": query}).status_code == 200
 
-    def test_a_search_finds_by_address_and_by_user(self, api: Api, user: Any) -> None:
+    def test_a_search_finds_addresses_and_users(self, api: Api, user: Any) -> None:
         api.login(user.email)
         sessions.open(make_user())
         client = admin_client()
@@ -119,7 +119,7 @@ class TestLists:
             ("authevent", {"session_digest": "0" * 16}),
         ],
     )
-    def test_filters(self, model: str, query: dict[str, str], user: Any) -> None:
+    def test_filters_work(self, model: str, query: dict[str, str], user: Any) -> None:
         OAuthProvider.objects.create(key="github", label="GitHub", kind="github")
         sessions.open(user)
         reset_tokens.issue(user)
@@ -130,7 +130,7 @@ class TestLists:
         assert page.status_code == 200
         assert list(page.context["cl"].result_list) == []
 
-    def test_the_events_of_a_session_are_one_link_away(self, user: Any) -> None:
+    def test_a_session_links_to_its_events(self, user: Any) -> None:
         session = sessions.open(user).session
         client = admin_client()
         page = client.get(reverse("admin:platform_auth_refreshsession_change", args=[session.pk]))
@@ -141,9 +141,7 @@ class TestLists:
 
 
 class TestReadOnly:
-    """security.md, row 124: rows are looked at and ended, never edited; security.md, row 123: nothing secret is on a
-    page.
-    """
+    """security.md, rows 123, 124: rows can be viewed and ended but not edited, and no page shows secrets."""
 
     @pytest.mark.parametrize(
         ("model", "lookup"),
@@ -158,11 +156,11 @@ class TestReadOnly:
             ("oauthprovider", "sealed_private_key__gt=v1"),
         ],
     )
-    def test_no_list_is_searched_by_what_no_page_shows(self, model: str, lookup: str) -> None:
-        """Whether ever longer prefixes match would spell it out."""
+    def test_hidden_columns_cannot_be_searched(self, model: str, lookup: str) -> None:
+        """Searching for ever longer prefixes would spell out the value."""
         assert admin_client().get(f"{list_url(model)}?{lookup}").status_code == 400
 
-    def test_who_may_see_other_things_finds_no_such_lists_in_the_index(self) -> None:
+    def test_the_index_shows_only_lists_that_one_may_view(self) -> None:
         page = admin_client("view_oauthprovider").get(reverse("admin:index")).content.decode()
 
         assert "/admin/platform_auth/oauthprovider/" in page
@@ -170,7 +168,7 @@ class TestReadOnly:
             assert f"/admin/platform_auth/{model}/" not in page
 
     @pytest.mark.parametrize("model", MODELS)
-    def test_nothing_is_added_changed_or_deleted_by_hand(self, model: str, user: Any) -> None:
+    def test_rows_cannot_be_added_changed_or_deleted_by_hand(self, model: str, user: Any) -> None:
         session = sessions.open(user).session
         rows = {
             "refreshsession": session,
@@ -198,7 +196,7 @@ class TestReadOnly:
 
         assert type(row)._base_manager.filter(pk=row.pk).values().get() == before
 
-    def test_no_page_shows_what_opens_anything(self, user: Any) -> None:
+    def test_no_page_shows_a_secret(self, user: Any) -> None:
         grant = sessions.open(user)
         factor = enrol(user)
         token = reset_tokens.issue(user)
@@ -227,19 +225,19 @@ class TestReadOnly:
                 assert secret not in page.content.decode()
 
     @pytest.mark.parametrize("model", LISTS)
-    def test_who_may_not_see_it_does_not(self, model: str) -> None:
+    def test_viewing_needs_the_permission(self, model: str) -> None:
         assert admin_client("view_note").get(list_url(model)).status_code == 403
         assert admin_client(f"view_{model}").get(list_url(model)).status_code == 200
 
 
 class TestActions:
     def run(self, client: Any, model: str, action: str, *rows: Any) -> Any:
-        # Django asks whether it is to delete; "post" is the answer.
+        # Django asks for confirmation before deleting; "post" confirms.
         data = {"action": action, "_selected_action": [str(row.pk) for row in rows], "post": "yes"}
         return client.post(list_url(model), data)
 
     def test_ending_a_session(self, api: Api, user: Any) -> None:
-        """The token is dead at once, and the event says who did it."""
+        """The token stops working at once, and the event says who did it."""
         api.login(user.email)
         session = RefreshSession.objects.get()
         client = admin_client()
@@ -263,14 +261,14 @@ class TestActions:
         assert list(RefreshSession.objects.all()) == [other]
         assert AuthEvent.objects.filter(kind=AuthEvent.Kind.SESSION_REVOKED, user=user).count() == 1
 
-    def test_withdrawing_a_link(self, user: Any) -> None:
+    def test_revoking_a_link(self, user: Any) -> None:
         token = reset_tokens.issue(user)
 
-        self.run(admin_client(), "passwordresettoken", "withdraw_links", token)
+        self.run(admin_client(), "passwordresettoken", "revoke_links", token)
 
         assert not PasswordResetToken.objects.exists()
         assert AuthEvent.objects.get(kind=AuthEvent.Kind.ADMIN_CHANGED).reason.startswith(
-            "withdrew a reset link"
+            "revoked a reset link"
         )
 
     def test_removing_a_second_factor(self, user: Any) -> None:
@@ -297,12 +295,12 @@ class TestActions:
         [
             ("refreshsession", "end_sessions"),
             ("refreshsession", "end_all_of_users"),
-            ("passwordresettoken", "withdraw_links"),
+            ("passwordresettoken", "revoke_links"),
             ("totpfactor", "reset_factors"),
             ("oauthidentity", "delete_selected"),
         ],
     )
-    def test_who_may_only_look_ends_nothing(self, model: str, action: str, user: Any) -> None:
+    def test_viewing_alone_does_not_allow_ending(self, model: str, action: str, user: Any) -> None:
         """security.md, row 124."""
         rows = {
             "refreshsession": sessions.open(user).session,
@@ -318,8 +316,8 @@ class TestActions:
         assert type(rows[model])._default_manager.count() == 0
 
 
-def test_every_page_of_ours_answers(user: Any) -> None:
-    """Lists and rows of every registered model, with a row in each."""
+def test_every_page_renders(user: Any) -> None:
+    """The list and a row of every registered model."""
     sessions.open(user)
     reset_tokens.issue(user)
     enrol(user)
@@ -339,7 +337,7 @@ def test_every_page_of_ours_answers(user: Any) -> None:
     assert len(answered) == 6
 
 
-def test_expired_rows_are_told_apart(user: Any) -> None:
+def test_expired_rows_can_be_filtered(user: Any) -> None:
     sessions.open(user)
     RefreshSession.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
     client = admin_client()

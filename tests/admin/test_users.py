@@ -32,7 +32,7 @@ pytestmark = pytest.mark.django_db
 
 
 def shown(client: Any, user: Any) -> dict[str, tuple[str, str]]:
-    """Return (text, URL) of each link to a list on a user's page, by the model; each must be there once."""
+    """Return text and URL of each link to a list on a user's page, by model. Each must be there once."""
     page = client.get(user_url(user))
     assert page.status_code == 200
     found = re.findall(r'<a href="(/admin/platform_auth/(\w+)/\?[^"]*)">([^<]*)</a>', page.content.decode())
@@ -42,9 +42,9 @@ def shown(client: Any, user: Any) -> dict[str, tuple[str, str]]:
 
 
 class TestUserPage:
-    """Counts of what the user has here, which lead to the lists whose actions end it."""
+    """The counts link to the lists whose actions end what they count."""
 
-    def test_it_counts_what_the_user_has(self, user: Any) -> None:
+    def test_it_counts_what_belongs_to_the_user(self, user: Any) -> None:
         sessions.open(user)
         sessions.open(user)
         expired = sessions.open(user).session
@@ -62,7 +62,7 @@ class TestUserPage:
             "authevent": str(AuthEvent.objects.filter(user=user).count()),
         }
 
-    def test_a_user_who_has_nothing(self, user: Any) -> None:
+    def test_it_works_for_a_user_who_has_nothing(self, user: Any) -> None:
         links = shown(admin_client(), user)
 
         assert {model: text for model, (text, _url) in links.items()} == {
@@ -72,7 +72,7 @@ class TestUserPage:
             "authevent": "0",
         }
 
-    def test_each_count_leads_to_the_rows_of_this_user(self, user: Any) -> None:
+    def test_each_count_links_to_the_rows_of_this_user(self, user: Any) -> None:
         self.give_everything_to(user)
         self.give_everything_to(make_user())
         client = admin_client()
@@ -86,7 +86,7 @@ class TestUserPage:
 
     @pytest.mark.parametrize("model", [*MODELS, "passwordresettoken"])
     @pytest.mark.parametrize("lookup", ["user", "user__exact", "user__pk__exact", "user__id__exact"])
-    def test_lists_may_be_asked_for_a_user_in_any_way(self, model: str, lookup: str, user: Any) -> None:
+    def test_lists_can_be_filtered_by_user_in_any_spelling(self, model: str, lookup: str, user: Any) -> None:
         self.give_everything_to(make_user())
 
         page = admin_client().get(list_url(model), {lookup: str(user.pk)})
@@ -102,10 +102,10 @@ class TestUserPage:
             ("oauthidentity", "delete_selected", "identity_unlinked"),
         ],
     )
-    def test_where_a_count_leads_an_action_ends_it(
+    def test_the_linked_lists_have_actions_that_end_the_rows(
         self, model: str, action: str, kind: str, user: Any
     ) -> None:
-        """security.md, row 51: with an event that says who did it, and nothing of anybody else's ends."""
+        """security.md, row 51: the event says who did it, and other users keep theirs."""
         other = make_user()
         self.give_everything_to(user)
         self.give_everything_to(other)
@@ -130,7 +130,7 @@ class TestUserPage:
             RefreshSession.objects.count() == TOTPFactor.objects.count() == OAuthIdentity.objects.count() == 1
         )
 
-    def test_nobody_is_counted_further_than_a_list(self, user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_counts_are_capped_like_lists(self, user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("platform_auth.admin.rows.AT_MOST", 3)
         for _number in range(5):
             sessions.open(user)
@@ -139,7 +139,7 @@ class TestUserPage:
 
         assert links["refreshsession"][0] == links["authevent"][0] == "3"
 
-    def test_it_costs_five_statements(self, user: Any) -> None:
+    def test_it_runs_five_statements(self, user: Any) -> None:
         self.give_everything_to(user)
         counts = []
         for permissions in ((), MODELS):
@@ -150,14 +150,14 @@ class TestUserPage:
 
         assert counts[1] - counts[0] == 5
 
-    def test_the_form_for_a_new_user_has_none(self) -> None:
+    def test_the_form_for_a_new_user_has_no_counts(self) -> None:
         options = get_user_model()._meta
         page = admin_client().get(reverse(f"admin:{options.app_label}_{options.model_name}_add"))
 
         assert page.status_code == 200
         assert not set(users.LINKS) & set(flatten_fieldsets(page.context["adminform"].fieldsets))
 
-    def test_an_admin_of_users_alone_sees_none(self, user: Any) -> None:
+    def test_an_admin_without_our_permissions_sees_no_counts(self, user: Any) -> None:
         self.give_everything_to(user)
         page = admin_client(f"view_{NAME}", f"change_{NAME}").get(user_url(user))
 
@@ -166,7 +166,7 @@ class TestUserPage:
 
     @pytest.mark.parametrize("may", ["view", "change"])
     @pytest.mark.parametrize("model", MODELS)
-    def test_an_admin_sees_what_they_may_see(self, may: str, model: str, user: Any) -> None:
+    def test_an_admin_sees_only_permitted_counts(self, may: str, model: str, user: Any) -> None:
         """security.md, row 124."""
         client = admin_client(f"view_{NAME}", f"{may}_{model}")
 
@@ -180,7 +180,7 @@ class TestUserPage:
         enrol(user)
         link(user)
 
-    def test_deleting_a_user_takes_their_rows_along(self, user: Any) -> None:
+    def test_deleting_a_user_deletes_their_rows(self, user: Any) -> None:
         """An admin who may delete users needs no permission for each of our tables."""
         sessions.open(user)
         enrol(user)
@@ -209,7 +209,7 @@ class WithFieldsets(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class WithMethods(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Asks no `super()`, and makes everything read-only that is on the page."""
+    """Doesn't call `super()`, and makes every field of the page read-only."""
 
     def get_fieldsets(self, request: Any, obj: Any = None) -> Any:
         return [("Their own", {"fields": ["email", "is_active"]})]
@@ -234,10 +234,10 @@ HOSTS = (Plain, WithFields, WithFieldsets, WithMethods, WithAForm, WithLinks)
 
 
 class TestHostAdmins:
-    """Whatever a host's own admin class of its users says, it keeps its own and gets ours."""
+    """A host's own admin class of users keeps what it has and gets our links."""
 
     def serve(self, settings: Any, host: Any, *, lists: bool = True) -> admin.AdminSite:
-        """Give /admin/ to a site where users have this admin class, as when the apps are ready."""
+        """Serve /admin/ with this admin class of users, as when the apps are ready."""
         site = admin.AdminSite()
         site.register(get_user_model(), host)
         if lists:
@@ -249,7 +249,7 @@ class TestHostAdmins:
         return site
 
     @pytest.mark.parametrize("host", HOSTS)
-    def test_the_page_has_theirs_and_ours(self, host: Any, settings: Any, user: Any) -> None:
+    def test_the_page_has_their_fields_and_ours(self, host: Any, settings: Any, user: Any) -> None:
         site = self.serve(settings, host)
         sessions.open(user)
         client = admin_client()
@@ -286,7 +286,7 @@ class TestHostAdmins:
 
         assert shown(admin_client(f"view_{NAME}"), user) == {}
 
-    def test_a_class_stays_theirs_and_is_extended_once(self, settings: Any) -> None:
+    def test_a_class_keeps_its_name_and_is_extended_once(self, settings: Any) -> None:
         site = self.serve(settings, WithFields)
         extended = type(site.get_model_admin(get_user_model()))
         users.show_on_user_pages()
@@ -295,8 +295,8 @@ class TestHostAdmins:
         assert extended.__mro__[1:3] == (AccountLinks, WithFields)
         assert (extended.__module__, extended.__name__) == (WithFields.__module__, "WithFields")
 
-    def test_where_the_lists_are_not_there_are_counts(self, settings: Any, user: Any) -> None:
-        """A site of the host's with users alone."""
+    def test_without_the_lists_there_are_only_counts(self, settings: Any, user: Any) -> None:
+        """A site of the host's that has only users."""
         self.serve(settings, Plain, lists=False)
         sessions.open(user)
         client = admin_client()
@@ -312,7 +312,7 @@ class TestHostAdmins:
 class TestChangesByAdmins:
     """security.md, row 121: what an admin does to users and groups leaves an event that says who did what."""
 
-    def test_changing_a_user(self, user: Any) -> None:
+    def test_changing_a_user_is_recorded(self, user: Any) -> None:
         client = admin_client()
 
         save_user_page(client, user)
@@ -323,7 +323,7 @@ class TestChangesByAdmins:
         assert event.ip_address == "127.0.0.1"
         assert event.user_agent == "an admin's browser"
 
-    def test_deleting_one(self, user: Any) -> None:
+    def test_deleting_a_user_is_recorded(self, user: Any) -> None:
         client = admin_client()
         options = type(user)._meta
 
@@ -335,7 +335,7 @@ class TestChangesByAdmins:
         event = AuthEvent.objects.get(kind=AuthEvent.Kind.USER_DELETED)
         assert (event.reason, event.ip_address) == (f"user {user.pk}", "127.0.0.1")
 
-    def test_deleting_many(self) -> None:
+    def test_deleting_many_users_is_recorded(self) -> None:
         """Django admin logs them in bulk, which sends no signal."""
         client = admin_client()
         users = [make_user() for _number in range(2)]
@@ -349,7 +349,7 @@ class TestChangesByAdmins:
         assert set(gone.values_list("reason", flat=True)) == {f"user {key}" for key in keys}
 
     @pytest.mark.parametrize("model", ["auth_group", "hostapp_team"], ids=["a group", "a proxy"])
-    def test_changing_a_group(self, model: str) -> None:
+    def test_changing_a_group_is_recorded(self, model: str) -> None:
         client = admin_client()
 
         client.post(reverse(f"admin:{model}_add"), {"name": "Editors"})
@@ -358,8 +358,8 @@ class TestChangesByAdmins:
         assert event.user == client.user
         assert event.reason.startswith(f"{model.partition('_')[2]} ")
 
-    def test_changing_the_public_role_acts_at_once(self) -> None:
-        """security.md, row 127: and says what changed."""
+    def test_changing_the_public_role_takes_effect_at_once(self) -> None:
+        """security.md, row 127: the event says what changed."""
         client = admin_client()
         assert Client().get("/api/notes").status_code == 401
         data = {"name": "Public", "permissions": [Permission.objects.get(codename="view_note").pk]}

@@ -1,4 +1,4 @@
-"""System checks: each with its id, its fix and what brings it up (security.md, rows 31, 48, 56, 83, 127 and 129)."""
+"""System checks: what triggers each of them, its id and its hint (security.md, rows 31, 48, 56, 83, 127 and 129)."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ ARGON2 = "django.contrib.auth.hashers.Argon2PasswordHasher"
 DJANGO_TEMPLATES = "django.template.backends.django.DjangoTemplates"
 TASKS = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
 BACKENDS = ["platform_auth.backends.EmailBackend", "platform_auth.backends.PublicRoleBackend"]
-# The tests' user model has no such constraint; its own test looks at it.
+# The user model of the tests has no such constraint; the check has its own test.
 ASIDE = {"platform_auth.W009"}
 
 
 def found(*, deploy: bool = False, databases: list[str] | None = None, **configured: Any) -> dict[str, Any]:
-    """Return what the checks of this package say, by id, under these values of PLATFORM_AUTH."""
+    """Return the messages of our checks by id, with these values of PLATFORM_AUTH."""
     tags = ["platform_auth"]
     with override_settings(PLATFORM_AUTH={**GOOD, **configured}):
         messages = run_checks(tags=tags, include_deployment_checks=deploy, databases=databases or [])
@@ -56,15 +56,15 @@ def found(*, deploy: bool = False, databases: list[str] | None = None, **configu
     return {message.id: message for message in messages if message.id not in ASIDE}
 
 
-class TestSoundSettings:
-    def test_the_defaults_bring_up_nothing(self) -> None:
+class TestGoodSettings:
+    def test_the_defaults_pass(self) -> None:
         assert found() == {}
 
     @override_settings(CACHES={"default": REDIS}, PASSWORD_HASHERS=[ARGON2])
     def test_the_defaults_are_fit_for_production(self) -> None:
         assert found(deploy=True) == {}
 
-    def test_every_setting_at_its_default_brings_up_nothing(self) -> None:
+    def test_every_setting_at_its_default_passes(self) -> None:
         defaults = {name: setting.default for name, setting in SETTINGS.items()}
 
         assert found(**{**defaults, **GOOD}) == {}
@@ -91,7 +91,7 @@ class TestNames:
         assert typo in message.msg
         assert message.hint == f'Did you mean "{meant}"?'
 
-    def test_a_name_like_no_other_lists_them(self) -> None:
+    def test_a_name_without_a_similar_one_lists_all(self) -> None:
         assert "ACCESS_TOKEN_TTL" in found(X=1)["platform_auth.E001"].hint
 
 
@@ -138,7 +138,7 @@ class TestTypes:
             ("PASSWORD_LOGIN", "no"),
         ],
     )
-    def test_a_wrong_type_is_an_error_and_nothing_crashes(self, name: str, value: Any) -> None:
+    def test_a_wrong_type_is_an_error(self, name: str, value: Any) -> None:
         messages = found(deploy=True, **{name: value})
 
         assert name in messages["platform_auth.E002"].msg
@@ -149,11 +149,11 @@ class TestTypes:
 
         assert "a-secret" not in f"{message.msg} {message.hint}"
 
-    def test_something_else_than_a_dict(self) -> None:
+    def test_a_value_that_is_not_a_dictionary_is_an_error(self) -> None:
         for value in ([], ["PUBLIC_URL"], "PUBLIC_URL"):
             with override_settings(PLATFORM_AUTH=value):
                 (message,) = said("E002")
-            assert message.msg == "PLATFORM_AUTH is no dict."
+            assert message.msg == "PLATFORM_AUTH must be a dictionary."
 
 
 class TestLimits:
@@ -163,20 +163,20 @@ class TestLimits:
             ({"logn": {"address": "5/m"}}, 'Did you mean "login"?'),
             ({"login": {"adress": "5/m"}}, 'Did you mean "address"?'),
             ({"login": "5/m"}, "Write "),
-            ({"login": {"address": "5 per minute"}}, "Write it as"),
-            ({"login": {"address": 5}}, "Write it as"),
-            ({"otp": {"short": "0/m"}}, "Write it as"),
+            ({"login": {"address": "5 per minute"}}, "Write it like"),
+            ({"login": {"address": 5}}, "Write it like"),
+            ({"otp": {"short": "0/m"}}, "Write it like"),
         ],
     )
-    def test_a_limit_that_is_none(self, limits: Any, hint: str) -> None:
+    def test_an_invalid_limit_is_an_error(self, limits: Any, hint: str) -> None:
         assert hint in found(LIMITS=limits)["platform_auth.E003"].hint
 
-    def test_a_partial_dict_is_sound(self) -> None:
+    def test_a_partial_dictionary_passes(self) -> None:
         assert found(LIMITS={"otp": {"short": "3/15m"}}) == {}
 
 
 class TestPublicUrl:
-    def test_it_must_be_there(self) -> None:
+    def test_it_is_required(self) -> None:
         assert set(found(PUBLIC_URL=None)) == {"platform_auth.E004"}
 
     @override_settings(DEBUG=True)
@@ -194,7 +194,7 @@ class TestPublicUrl:
             "ftp://a.b",
         ],
     )
-    def test_what_is_no_base_url(self, url: str) -> None:
+    def test_another_url_than_a_base_url_is_an_error(self, url: str) -> None:
         assert set(found(PUBLIC_URL=url)) == {"platform_auth.E005"}
 
     @override_settings(CACHES={"default": REDIS}, PASSWORD_HASHERS=[ARGON2])
@@ -226,32 +226,32 @@ class TestKeys:
             "no secret",
         ],
     )
-    def test_signing_keys_that_cannot_be_used(self, configured: Any) -> None:
+    def test_unusable_signing_keys_are_an_error(self, configured: Any) -> None:
         message = found(**configured)["platform_auth.E006"]
 
         assert "x" * 31 not in message.msg
 
-    def test_signing_keys_that_can_be_used(self) -> None:
+    def test_usable_signing_keys_pass(self) -> None:
         assert found(SIGNING_ALGORITHM="EdDSA", SIGNING_KEYS=[PEM]) == {}
         assert found(SIGNING_KEYS=[secrets.token_urlsafe(48)]) == {}
 
-    def test_a_short_encryption_key(self) -> None:
+    def test_a_short_encryption_key_is_an_error(self) -> None:
         assert set(found(ENCRYPTION_KEYS=["x" * 31])) == {"platform_auth.E007"}
 
     @pytest.mark.parametrize("name", ["SIGNING_KEYS", "ENCRYPTION_KEYS"])
-    def test_secret_key_itself(self, name: str, settings: Any) -> None:
+    def test_secret_key_itself_is_an_error(self, name: str, settings: Any) -> None:
         assert set(found(**{name: [settings.SECRET_KEY]})) == {"platform_auth.E008"}
         settings.SECRET_KEY_FALLBACKS = ["f" * 50]
         assert set(found(**{name: [secrets.token_urlsafe(48), b"f" * 50]})) == {"platform_auth.E008"}
 
-    def test_one_key_for_two_purposes(self) -> None:
+    def test_one_key_for_two_purposes_is_an_error(self) -> None:
         key = secrets.token_urlsafe(48)
 
         assert set(found(SIGNING_KEYS=[key], ENCRYPTION_KEYS=[key.encode()])) == {"platform_auth.E008"}
 
 
 class TestCookieNames:
-    def test_a_prefix_is_not_for_the_host_to_set(self) -> None:
+    def test_a_name_with_a_prefix_is_an_error(self) -> None:
         assert set(found(REFRESH_COOKIE_NAME="__Host-refresh_token")) == {"platform_auth.E012"}
 
 
@@ -259,13 +259,13 @@ class TestPrivateHosts:
     @pytest.mark.parametrize(
         "host", ["*", "*.internal", "https://id.internal", "id.internal:8443", "", "a b", "10.0.0.0/8"]
     )
-    def test_what_is_no_host(self, host: str) -> None:
+    def test_something_else_than_a_host_is_an_error(self, host: str) -> None:
         assert set(found(OAUTH_PRIVATE_HOSTS=[host])) == {"platform_auth.E019"}
 
     @pytest.mark.parametrize(
         "host", ["id.internal", "ID.internal", "localhost", "127.0.0.1", "::1", "fd00::5"]
     )
-    def test_what_is_one(self, host: str) -> None:
+    def test_hosts_pass(self, host: str) -> None:
         assert found(OAUTH_PRIVATE_HOSTS=[host]) == {}
 
 
@@ -280,20 +280,20 @@ class TestLifetimes:
             "EVENT_RETENTION",
         ],
     )
-    def test_no_time_at_all(self, name: str) -> None:
+    def test_a_duration_of_zero_is_an_error(self, name: str) -> None:
         assert "platform_auth.E009" in found(**{name: timedelta(0)})
         assert "platform_auth.E009" in found(**{name: timedelta(seconds=-1)})
 
     @pytest.mark.parametrize("seconds", [61, -1])
-    def test_a_grace_period_out_of_bounds(self, seconds: int) -> None:
+    def test_a_grace_period_out_of_bounds_is_an_error(self, seconds: int) -> None:
         """security.md, row 129."""
         assert set(found(REFRESH_GRACE_PERIOD=timedelta(seconds=seconds))) == {"platform_auth.E010"}
 
-    def test_no_grace_period(self) -> None:
+    def test_a_grace_period_of_zero_is_a_warning(self) -> None:
         assert set(found(REFRESH_GRACE_PERIOD=timedelta(0))) == {"platform_auth.W002"}
         assert found(REFRESH_GRACE_PERIOD=timedelta(seconds=60)) == {}
 
-    def test_a_refresh_token_that_outlives_its_session(self) -> None:
+    def test_a_refresh_token_that_outlives_its_session_is_a_warning(self) -> None:
         assert set(found(REFRESH_TOKEN_TTL=timedelta(days=31))) == {"platform_auth.W001"}
 
     @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ class TestLifetimes:
             ("PASSWORD_RESET_TOKEN_TTL", timedelta(hours=2)),
         ],
     )
-    def test_too_long_for_production(self, name: str, value: timedelta) -> None:
+    def test_a_duration_too_long_for_production_is_an_error(self, name: str, value: timedelta) -> None:
         """security.md, row 129."""
         assert "platform_auth.E023" in found(deploy=True, SESSION_MAX_AGE=None, **{name: value})
         assert "platform_auth.E023" not in found(SESSION_MAX_AGE=None, **{name: value})
@@ -315,8 +315,8 @@ class TestLifetimes:
         assert "platform_auth.W024" not in found(deploy=True, SESSION_MAX_AGE=timedelta(days=365))
         assert found(SESSION_MAX_AGE=age) == {}
 
-    def test_events_that_are_pruned_while_they_tell_who_is_familiar(self) -> None:
-        """security.md, row 111: an owner's known address is what keeps the account open to them."""
+    def test_pruning_events_within_30_days_is_a_warning(self) -> None:
+        """security.md, row 111: familiar addresses keep the account open to its owner."""
         assert set(found(EVENT_RETENTION=timedelta(days=29))) == {"platform_auth.W011"}
         assert found(EVENT_RETENTION=timedelta(days=30)) == {}
 
@@ -332,7 +332,7 @@ class TestCookies:
         ("refresh", "access"),
         [("token", "token"), ("", "access"), ("a b", "access"), ("a;b", "access"), ("sessionid", "access")],
     )
-    def test_names_that_do_not_do(self, refresh: str, access: str) -> None:
+    def test_invalid_names_are_an_error(self, refresh: str, access: str) -> None:
         messages = found(REFRESH_COOKIE_NAME=refresh, ACCESS_COOKIE_NAME=access)
 
         assert set(messages) == {"platform_auth.E012"}
@@ -340,11 +340,11 @@ class TestCookies:
     def test_plain_http_is_not_fit_for_production(self) -> None:
         assert "platform_auth.E021" in found(deploy=True, COOKIE_SECURE=False)
 
-    def test_a_shared_domain_is_named(self) -> None:
+    def test_a_shared_domain_is_a_warning(self) -> None:
         assert "platform_auth.W023" in found(deploy=True, COOKIE_DOMAIN="site.example")
 
-    def test_a_domain_that_is_not_above_the_site(self) -> None:
-        """Browsers drop such cookies without a word."""
+    def test_a_domain_that_does_not_cover_the_site_is_an_error(self) -> None:
+        """Browsers silently drop such cookies."""
         assert set(found(PUBLIC_URL="https://www.site.example", COOKIE_DOMAIN="evil.example")) == {
             "platform_auth.E016"
         }
@@ -354,19 +354,21 @@ class TestCookies:
         assert found(PUBLIC_URL="https://www.site.example", COOKIE_DOMAIN="site.example") == {}
 
 
-class TestLateDoors:
+class TestWeakProtections:
     @pytest.mark.parametrize("rate", ["9999999/s", "10000/m"])
-    def test_a_limit_that_stops_nobody_is_named(self, rate: str) -> None:
+    def test_a_limit_that_stops_nobody_is_a_warning(self, rate: str) -> None:
         limits = {"login": {"account_and_address": rate}}
 
         assert "platform_auth.W025" in found(deploy=True, LIMITS=limits)
 
-    def test_a_higher_limit_is_the_hosts_choice(self) -> None:
+    def test_a_moderately_higher_limit_passes(self) -> None:
         assert "platform_auth.W025" not in found(
             deploy=True, LIMITS={"login": {"account_and_address": "50/m"}}
         )
 
-    def test_a_policy_that_the_admin_does_not_keep_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_policy_that_the_admin_does_not_enforce_is_a_warning(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """security.md, row 125."""
         assert "platform_auth.W026" in found(deploy=True, TFA_REQUIRED_FOR_STAFF=True)
 
@@ -376,7 +378,7 @@ class TestLateDoors:
 
 
 class TestAllowLists:
-    """security.md, row 83: entries are judged at the start."""
+    """security.md, row 83: entries are checked at startup."""
 
     @pytest.mark.parametrize("name", ["PASSWORD_RESET_URL_ALLOW_LIST", "OAUTH_REDIRECT_ALLOW_LIST"])
     @pytest.mark.parametrize(
@@ -407,13 +409,13 @@ class TestAllowLists:
             "https://site.example/{token}/{token}",
         ],
     )
-    def test_an_entry_that_nobody_should_be_sent_to(self, name: str, entry: str) -> None:
+    def test_an_unsafe_entry_is_an_error(self, name: str, entry: str) -> None:
         messages = found(**{name: [entry]})
 
         assert set(messages) == {"platform_auth.E013"}
         assert isinstance(messages["platform_auth.E013"], Error)
 
-    def test_entries_that_are_sound(self) -> None:
+    def test_safe_entries_pass(self) -> None:
         reset = [
             "https://site.example/reset",
             "https://site.example/#/reset/{token}",
@@ -423,28 +425,28 @@ class TestAllowLists:
         assert found(PASSWORD_RESET_URL_ALLOW_LIST=reset) == {}
         assert found(OAUTH_REDIRECT_ALLOW_LIST=["https://site.example:8443/a?b=c"]) == {}
 
-    def test_a_fragment_is_for_reset_urls_alone(self) -> None:
+    def test_a_fragment_is_only_allowed_in_reset_urls(self) -> None:
         assert set(found(OAUTH_REDIRECT_ALLOW_LIST=["https://site.example/#/a"])) == {"platform_auth.E013"}
 
-    def test_a_token_that_stands_there_already(self) -> None:
+    def test_a_url_with_a_token_parameter_is_an_error(self) -> None:
         entries = ["https://site.example/?token=x", "https://site.example/?token=x#/{token}"]
 
         assert set(found(PASSWORD_RESET_URL_ALLOW_LIST=entries)) == {"platform_auth.E013"}
         assert found(OAUTH_REDIRECT_ALLOW_LIST=entries[:1]) == {}
 
     @override_settings(DEBUG=True)
-    def test_localhost_is_sound_in_debug(self) -> None:
+    def test_localhost_passes_in_debug(self) -> None:
         assert found(OAUTH_REDIRECT_ALLOW_LIST=["http://localhost:3000/", "http://127.0.0.1/"]) == {}
         assert set(found(OAUTH_REDIRECT_ALLOW_LIST=["http://site.example/"])) == {"platform_auth.E013"}
 
-    def test_the_environment_is_judged_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment_variable_is_checked_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(
             "PASSWORD_RESET_URL_ALLOW_LIST", "https://site.example/reset, http://site.example/reset"
         )
 
         assert set(found()) == {"platform_auth.E013"}
 
-    def test_the_default_link_is_judged_too(self) -> None:
+    def test_the_default_link_is_checked_too(self) -> None:
         assert set(found(PASSWORD_RESET_URL="http://site.example/reset")) == {"platform_auth.E013"}
 
 
@@ -456,56 +458,56 @@ def _read_tasks_again() -> None:
 
 
 def _backend_class(*, defers: bool) -> Any:
-    """Return a backend with a worker, of whichever task framework there is."""
+    """Return a backend with a worker, of the installed task framework."""
     base = import_string(f"{TASKS}.backends.base.BaseTaskBackend")
     return type("Backend", (base,), {"supports_defer": defers, "enqueue": lambda *args: None})
 
 
 class TestHost:
-    """What else of the host's settings matters."""
+    """The host's other settings."""
 
-    def test_without_the_email_backend(self, settings: Any) -> None:
+    def test_a_missing_email_backend_is_a_warning(self, settings: Any) -> None:
         settings.AUTHENTICATION_BACKENDS = BACKENDS[1:]
 
         assert set(found()) == {"platform_auth.W003"}
         assert found(PASSWORD_LOGIN=False) == {}
 
-    def test_the_plain_model_backend_beside_ours(self, settings: Any) -> None:
+    def test_djangos_model_backend_is_a_warning(self, settings: Any) -> None:
         settings.AUTHENTICATION_BACKENDS = [*BACKENDS, "django.contrib.auth.backends.ModelBackend"]
 
         assert set(found()) == {"platform_auth.W004"}
 
-    def test_without_the_public_role_backend(self, settings: Any) -> None:
+    def test_a_missing_public_role_backend_is_a_warning(self, settings: Any) -> None:
         settings.AUTHENTICATION_BACKENDS = BACKENDS[:1]
 
         assert set(found()) == {"platform_auth.W005"}
 
     @pytest.mark.parametrize("classes", [[], ["rest_framework.permissions.AllowAny"]])
-    def test_views_that_are_open_by_default(self, settings: Any, classes: list[str]) -> None:
+    def test_views_that_are_open_by_default_are_a_warning(self, settings: Any, classes: list[str]) -> None:
         """security.md, row 126."""
         settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_PERMISSION_CLASSES": classes}
 
         assert set(found()) == {"platform_auth.W006"}
 
     @pytest.mark.parametrize("backend", ["dummy.DummyCache", "db.DatabaseCache", "filebased.FileBasedCache"])
-    def test_a_cache_that_cannot_count(self, settings: Any, backend: str) -> None:
+    def test_a_cache_that_cannot_count_atomically_is_a_warning(self, settings: Any, backend: str) -> None:
         settings.CACHES = {
             "default": {"BACKEND": f"django.core.cache.backends.{backend}", "LOCATION": "somewhere"}
         }
 
         assert set(found()) == {"platform_auth.W007"}
 
-    def test_a_cache_of_one_process_is_not_fit_for_production(self, settings: Any) -> None:
+    def test_a_cache_local_to_a_process_is_not_fit_for_production(self, settings: Any) -> None:
         settings.CACHES = {"default": LOCAL}
 
         assert "platform_auth.W020" in found(deploy=True)
 
-    def test_tasks_that_the_request_waits_for(self) -> None:
-        """The frameworks' default runs a task at once."""
+    def test_tasks_that_the_request_waits_for_are_a_warning(self) -> None:
+        """The default backend runs a task immediately."""
         assert set(found(MAIL_DELIVERY="task")) == {"platform_auth.W008"}
 
     @pytest.mark.parametrize(("defers", "ids"), [(False, {"platform_auth.W008"}), (True, set())])
-    def test_tasks_that_cannot_be_tried_again(
+    def test_tasks_that_cannot_be_retried_later_are_a_warning(
         self, settings: Any, monkeypatch: Any, defers: bool, ids: set[str]
     ) -> None:
         backend = _backend_class(defers=defers)
@@ -520,7 +522,7 @@ class TestHost:
         assert set(messages) == ids
         assert all("not tried again" in message.msg for message in messages.values())
 
-    def test_tasks_without_a_backend(self, settings: Any) -> None:
+    def test_tasks_without_a_backend_are_an_error(self, settings: Any) -> None:
         settings.TASKS = {"default": {"BACKEND": "no.such.Backend"}}
         _read_tasks_again()
         try:
@@ -528,7 +530,7 @@ class TestHost:
         finally:
             _read_tasks_again()
 
-    def test_inline_mail_is_not_fit_for_production(self) -> None:
+    def test_inline_delivery_is_not_fit_for_production(self) -> None:
         assert "platform_auth.E025" in found(deploy=True, MAIL_DELIVERY="inline")
 
     @override_settings(DEBUG=True)
@@ -543,7 +545,7 @@ class TestHost:
 
         assert "platform_auth.E024" in found(deploy=True)
 
-    def test_a_proxy_that_is_not_reckoned_with(self, settings: Any) -> None:
+    def test_a_proxy_that_the_settings_ignore_is_a_warning(self, settings: Any) -> None:
         settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
         assert "platform_auth.W021" in found(deploy=True)
@@ -561,10 +563,10 @@ class TestHost:
         ],
         ids=["on the lower-cased address", "under a condition", "on the address as it is"],
     )
-    def test_two_accounts_of_one_address(
+    def test_two_accounts_with_the_same_address_are_a_warning(
         self, monkeypatch: pytest.MonkeyPatch, constraint: Any, is_sound: bool
     ) -> None:
-        """What the hint says to paste is tried in test_email_index."""
+        """The hint's code is tested in test_email_index."""
         monkeypatch.setitem(vars(get_user_model()._meta.get_field("email")), "unique", False)
         monkeypatch.setattr(get_user_model()._meta, "constraints", [constraint])
 
@@ -574,7 +576,7 @@ class TestHost:
         ("collation", "is_sound"),
         [("NOCASE", True), ("case_insensitive", True), ("C", False), (None, connection.vendor == "mysql")],
     )
-    def test_a_unique_address_is_one_whatever_its_case_by_its_collation(
+    def test_a_unique_address_with_a_collation_that_ignores_case_passes(
         self, monkeypatch: pytest.MonkeyPatch, collation: str | None, is_sound: bool
     ) -> None:
         field = get_user_model()._meta.get_field("email")
@@ -583,7 +585,7 @@ class TestHost:
 
         assert (said("W009") == []) is is_sound
 
-    def test_sessions_and_users_in_different_databases(self, settings: Any) -> None:
+    def test_sessions_and_users_in_different_databases_are_an_error(self, settings: Any) -> None:
         """security.md, row 48."""
         settings.DATABASE_ROUTERS = ["tests.checks.test_checks.RouterApart"]
 
@@ -592,14 +594,14 @@ class TestHost:
         assert "platform_auth.RefreshSession" in message.msg
 
     @pytest.mark.parametrize("missing", ["rest_framework", "django_otp"])
-    def test_an_app_that_is_missing(self, settings: Any, missing: str) -> None:
+    def test_a_missing_app_is_an_error(self, settings: Any, missing: str) -> None:
         names = [name for name in settings.INSTALLED_APPS if name != missing]
         with override_settings(INSTALLED_APPS=names):
             (message,) = said("E017")
         assert message.msg == f"{missing} is not installed."
 
     @pytest.mark.parametrize("engines", [[], [{"BACKEND": DJANGO_TEMPLATES}]], ids=["none", "no APP_DIRS"])
-    def test_templates_that_are_not_found(self, settings: Any, engines: list[Any]) -> None:
+    def test_templates_that_are_not_found_are_an_error(self, settings: Any, engines: list[Any]) -> None:
         settings.TEMPLATES = engines
 
         message = found()["platform_auth.E018"]
@@ -607,7 +609,7 @@ class TestHost:
         assert isinstance(message, Error)
         assert "email/reset_link.txt" in message.msg
 
-    def test_a_template_of_the_hosts_that_is_broken(self, settings: Any, tmp_path: Path) -> None:
+    def test_a_broken_template_of_the_hosts_is_an_error(self, settings: Any, tmp_path: Path) -> None:
         (tmp_path / "platform_auth").mkdir()
         (tmp_path / "platform_auth" / "error.html").write_text("{% nonsense %}")
         settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [str(tmp_path)]}]
@@ -615,7 +617,7 @@ class TestHost:
         assert ": error.html." in found()["platform_auth.E018"].msg
 
     @override_settings(TEMPLATES=[])
-    def test_every_template_of_ours_is_looked_for(self) -> None:
+    def test_every_template_is_checked(self) -> None:
         folder = Path(platform_auth.__file__).parent / "templates" / "platform_auth"
         names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
@@ -623,12 +625,12 @@ class TestHost:
 
         assert set(message.msg.partition(": ")[2].rstrip(".").split(", ")) == names
 
-    def test_the_admin_after_this_package(self, settings: Any) -> None:
+    def test_the_admin_after_this_package_is_a_warning(self, settings: Any) -> None:
         names = [name for name in settings.INSTALLED_APPS if name != "django.contrib.admin"]
         with override_settings(INSTALLED_APPS=[*names, "django.contrib.admin"]):
             assert said("W010")
 
-    def test_an_admin_that_finds_its_pages_later(self, settings: Any) -> None:
+    def test_an_admin_without_autodiscovery_is_a_warning(self, settings: Any) -> None:
         simple = "django.contrib.admin.apps.SimpleAdminConfig"
         names = [simple if name == "django.contrib.admin" else name for name in settings.INSTALLED_APPS]
         with override_settings(INSTALLED_APPS=names):
@@ -636,7 +638,7 @@ class TestHost:
 
 
 class RouterApart:
-    """Keeps sessions away from users."""
+    """Routes sessions to another database than users."""
 
     def db_for_write(self, model: Any, **hints: Any) -> str | None:
         return "elsewhere" if model.__name__ == "RefreshSession" else None
@@ -644,12 +646,12 @@ class RouterApart:
 
 @pytest.mark.django_db
 class TestDatabase:
-    """What only the database tells; under `check --database default`."""
+    """Checks that need the database; under `check --database default`."""
 
-    def test_sound_rows_bring_up_nothing(self) -> None:
+    def test_good_rows_pass(self) -> None:
         assert found(databases=["default"]) == {}
 
-    def test_they_do_not_run_unless_the_database_may_be_asked(self, django_assert_num_queries: Any) -> None:
+    def test_they_only_run_if_the_database_may_be_queried(self, django_assert_num_queries: Any) -> None:
         with django_assert_num_queries(0):
             found()
 
@@ -664,8 +666,8 @@ class TestDatabase:
             with connection.schema_editor() as editor:
                 editor.alter_db_table(AuthEvent, "away", table)
 
-    def test_a_factor_whose_key_is_gone(self, settings: Any) -> None:
-        """Keys lost with SECRET_KEY."""
+    def test_a_factor_whose_key_is_gone_is_an_error(self, settings: Any) -> None:
+        """Keys that were derived from an old SECRET_KEY."""
         factor = TOTPFactor(user=make_user())
         factor.secret = "JBSWY3DPEHPK3PXP"
         factor.save()
@@ -677,7 +679,7 @@ class TestDatabase:
         settings.SECRET_KEY_FALLBACKS = [lost]
         assert found(databases=["default"]) == {}
 
-    def test_a_provider_whose_key_is_gone(self, settings: Any) -> None:
+    def test_a_provider_whose_key_is_gone_is_an_error(self, settings: Any) -> None:
         provider = OAuthProvider(key="github", kind="github", client_id="id")
         provider.client_secret = "secret"
         provider.save()
@@ -686,7 +688,7 @@ class TestDatabase:
 
         assert "provider github" in found(databases=["default"])["platform_auth.E040"].msg
 
-    def test_a_policy_for_a_group_that_is_not_there(self) -> None:
+    def test_a_policy_for_a_group_that_does_not_exist_is_a_warning(self) -> None:
         Group.objects.create(name="Accounting")
 
         message = found(databases=["default"], TFA_REQUIRED_GROUPS=["Acounting"])["platform_auth.W040"]
@@ -694,7 +696,7 @@ class TestDatabase:
         assert message.hint == 'Did you mean "Accounting"?'
         assert found(databases=["default"], TFA_REQUIRED_GROUPS=["Accounting"]) == {}
 
-    def test_a_public_role_that_manages_rights(self) -> None:
+    def test_a_public_role_that_manages_permissions_is_a_warning(self) -> None:
         """security.md, row 127."""
         group = Group.objects.create(name="Public")
         group.permissions.set(Permission.objects.filter(codename__in=["change_group", "view_note"]))
@@ -704,13 +706,13 @@ class TestDatabase:
         assert "auth.change_group" in message.msg
         assert "view_note" not in message.msg
 
-    def test_a_proxy_that_was_seen(self) -> None:
+    def test_a_proxy_that_was_seen_is_a_warning(self) -> None:
         events.record(AuthEvent.Kind.PROXY_IGNORED, who=Caller(None, ""))
 
         assert set(found(databases=["default"])) == {"platform_auth.W042"}
         assert found(databases=["default"], TRUSTED_PROXY_COUNT=1) == {}
 
-    def test_they_are_tagged(self) -> None:
+    def test_they_have_djangos_database_tag(self) -> None:
         with override_settings(PLATFORM_AUTH={**GOOD, "TFA_REQUIRED_GROUPS": ["nobody"]}):
             messages = run_checks(tags=[Tags.database], databases=["default"])
 

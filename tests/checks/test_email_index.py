@@ -1,4 +1,4 @@
-"""The look-up by e-mail uses an index where the host has one (the recommended unique constraint)."""
+"""The lookup by email uses an index if the host has one (the recommended unique constraint)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.conftest import make_user
 
 USERS = 1_000_000
 BUDGET = 0.05
-"""Seconds for one look-up on a busy machine; a scan of the table takes several times as long."""
+"""How many seconds one lookup may take on a busy machine; a scan of the table takes several times as long."""
 
 
 @contextmanager
 def paste(hint: str) -> Iterator[str]:
-    """Do what the hint of W009 says, for this user model and database; yield the name of the index."""
+    """Do what the hint of W009 says for this user model and database; yield the name of the index."""
     statements = re.search(r'RunSQL\("(.+?)", "(.+?)"\)', hint)
     constraint = re.search(r"constraints = \[(.+\))\]", hint)
     if statements:
@@ -44,7 +44,7 @@ def paste(hint: str) -> Iterator[str]:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_the_check_says_to_paste_works_on_this_database() -> None:
+def test_the_hint_of_the_check_works_on_this_database() -> None:
     for warning in said("W009"):
         with paste(str(warning.hint)):
             make_user("one@example.com")

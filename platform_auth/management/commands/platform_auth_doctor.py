@@ -1,4 +1,4 @@
-"""Say what this installation will really do, and what is wrong with it."""
+"""Show what this installation will really do, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from platform_auth.models import AuthEvent, OAuthProvider, RefreshSession
 from platform_auth.public_role import exposure
 
 AT_MOST = 10_000
-"""Rows that are counted; more are "10000 or more"."""
+"""How many rows are counted; more are shown as "10000 or more"."""
 
 Facts = dict[str, Any]
 
 
 class Command(BaseCommand):
-    """Facts first, then the checks, those for production and those of the database too. No secret is printed."""
+    """Facts first, then all checks, including those for deployment and the database. No secret is printed."""
 
-    help = "Shows what this installation will really do, and what is wrong with it. Fails if a check is an error."
+    help = "Shows what this installation will really do, and what is wrong with it. Fails if a check reports an error."
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="Print JSON.")
         parser.add_argument(
-            "--exposure", action="store_true", help="List the routes that answer without a token instead."
+            "--exposure", action="store_true", help="List the routes that respond without a token instead."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -59,7 +59,7 @@ class Command(BaseCommand):
             self._show(facts, messages)
         errors = sum(isinstance(message, Error) for message in messages)
         if errors:
-            raise CommandError(f"{errors} errors")
+            raise CommandError(f"{errors} {'error' if errors == 1 else 'errors'}")
 
     def _show(self, facts: Facts, messages: list[CheckMessage]) -> None:
         for name, section in facts.items():
@@ -72,7 +72,7 @@ class Command(BaseCommand):
             self.stdout.write(style(f"  {message.id}: {message.msg}"))
             self.stdout.write(f"    {message.hint}")
         if not messages:
-            self.stdout.write(self.style.SUCCESS("  nothing is wrong"))
+            self.stdout.write(self.style.SUCCESS("  no problems found"))
 
     def _show_exposure(self, *, as_json: bool) -> None:
         found = exposure.exposed()
@@ -83,13 +83,13 @@ class Command(BaseCommand):
         for route in found:
             for methods, reason in (
                 (route.by_role, f'by the public role "{conf.PUBLIC_ROLE}"'),
-                (route.open_to_all, "open to everybody, whatever the public role holds"),
-                (("?",) if route.uncertain else (), "cannot be told: the view depends on the request"),
+                (route.open_to_all, "to everyone, regardless of the public role"),
+                (("?",) if route.uncertain else (), "unknown: the view depends on the request"),
             ):
                 if methods:
                     self.stdout.write(f"{route.url}  {', '.join(methods)}  {route.model or '-'}  {reason}")
         if not found:
-            self.stdout.write("No route of the host answers without a token.")
+            self.stdout.write("No route on this site responds without a token.")
 
 
 def _lifetimes() -> Facts:
@@ -143,7 +143,7 @@ def _limits() -> Facts:
     where = (
         f"cache ({cache.__name__})"
         if limits.cache_is_atomic()
-        else f"database ({cache.__name__} cannot count)"
+        else f"database ({cache.__name__} can't count atomically)"
     )
     facts: Facts = {"counted_in": where, "one_time_passwords_counted_in": "database"}
     for purpose, rates in DEFAULT_LIMITS.items():
@@ -159,7 +159,7 @@ def _callers() -> Facts:
     return {
         "address_from": f"X-Forwarded-For, entry {count} from the right" if count else "REMOTE_ADDR",
         "trusted_proxies": count,
-        "ignored_a_forwarding_header_of_a_private_address": seen,
+        "ignored_a_forwarding_header_from_a_private_address": seen,
     }
 
 
@@ -179,7 +179,7 @@ def _urls() -> Facts:
         try:
             facts[name] = reverse(f"platform_auth:{name}")
         except NoReverseMatch:
-            facts[name] = "not there: include platform_auth.urls in ROOT_URLCONF"
+            facts[name] = "missing: include platform_auth.urls in ROOT_URLCONF"
     return facts
 
 
@@ -194,8 +194,8 @@ def _second_factor() -> Facts:
     return {
         "required_for_groups": conf.TFA_REQUIRED_GROUPS,
         "required_for_staff": conf.TFA_REQUIRED_FOR_STAFF,
-        "provider_log_in_needs_none": conf.OAUTH_SATISFIES_MFA,
-        "password_log_in": conf.PASSWORD_LOGIN,
+        "provider_login_needs_none": conf.OAUTH_SATISFIES_MFA,
+        "password_login": conf.PASSWORD_LOGIN,
     }
 
 
@@ -235,13 +235,13 @@ SECTIONS = {
 
 
 def _ask(section: Any) -> Facts:
-    """Return a section's facts, or why there are none: a doctor does not fall ill."""
+    """Return the facts of a section, or why there are none: this command must work when the installation doesn't."""
     try:
         return section()  # type: ignore[no-any-return]
     except (DatabaseError, ImproperlyConfigured) as error:
         return {"unknown": str(error).strip() or type(error).__name__}
     except (TypeError, ValueError, AttributeError):
-        return {"unknown": "a setting is of the wrong type, see the checks"}
+        return {"unknown": "a setting has the wrong type, see the checks"}
 
 
 def _messages() -> list[CheckMessage]:

@@ -1,4 +1,4 @@
-"""Delete what is over: expired sessions, links, unconfirmed factors, used states, counts; old events."""
+"""Delete expired sessions, links, unconfirmed factors, used states and counters, and old events."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from platform_auth.models import (
 
 BATCH_SIZE = 1000
 MAX_IDLE = 50
-"""How often rows that somebody else holds are waited for, a tenth of a second each."""
+"""How often to wait for rows that another process has locked, a tenth of a second each."""
 REPORTS_EVERY = 5.0
-"""Seconds between two lines about long work."""
+"""Seconds between two progress reports."""
 
 
 class Table(NamedTuple):
-    """Rows that are over: those whose `field` lies at or before `before`."""
+    """The rows to delete: those whose `field` is at or before `before`."""
 
     model: Any
     field: str
@@ -39,14 +39,16 @@ class Table(NamedTuple):
 
 
 class Command(BaseCommand):
-    """Nothing here is needed for safety: what is over opens nothing. It keeps the tables small."""
+    """Pruning isn't needed for security, because expired rows open nothing. It keeps the tables small."""
 
-    help = "Deletes expired rows, and events older than EVENT_RETENTION, in small batches beside the traffic."
+    help = (
+        "Deletes expired rows, and events older than EVENT_RETENTION, in small batches. Safe during traffic."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--dry-run", action="store_true", help="Count, delete nothing.")
         parser.add_argument(
-            "--batch-size", type=int, default=BATCH_SIZE, help=f"Rows a statement (default: {BATCH_SIZE})."
+            "--batch-size", type=int, default=BATCH_SIZE, help=f"Rows per statement (default: {BATCH_SIZE})."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -69,7 +71,7 @@ class Command(BaseCommand):
             deleted += count
             if not count and (idle >= MAX_IDLE or not _over(table).exists()):
                 return deleted
-            # What is left is in the hands of another prune; should that fail, it is ours again.
+            # The remaining rows are locked by another prune; if that fails, they are ours again.
             idle = 0 if count else idle + 1
             if not count:
                 time.sleep(0.1)
@@ -99,8 +101,8 @@ def _over(table: Table) -> Any:
 def _delete_batch(table: Table, batch_size: int) -> int:
     """Delete up to `batch_size` rows in one short transaction; return how many.
 
-    Rows that somebody else holds, such as another prune, are passed over where the database can. The time is asked
-    again by the DELETE, so a row that came to new life in between stays.
+    Rows that somebody else has locked, such as another prune, are skipped if the database can do that. The DELETE
+    checks the time again, so a session that was refreshed meanwhile stays.
     """
     rows = _over(table)
     features = connections[rows.db].features

@@ -1,4 +1,4 @@
-"""Seal every secret again under the newest key."""
+"""Encrypt every secret again with the newest key."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ SECRETS = (
     (OAuthProvider, "client_secret"),
     (OAuthProvider, "private_key"),
 )
-"""Every sealing.Secret, as its model and its name there."""
+"""Every sealing.Secret: its model and its name."""
 
 
 class Command(BaseCommand):
-    """Put a new key in front, deploy, run this, then take the old key away."""
+    """To rotate a key: put a new one in front, deploy, run this command, then remove the old one."""
 
-    help = "Re-encrypts secrets at rest under the newest of ENCRYPTION_KEYS (or SECRET_KEY). Safe beside traffic."
+    help = (
+        "Re-encrypts secrets at rest with the newest of ENCRYPTION_KEYS (or SECRET_KEY). Safe during traffic."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--dry-run", action="store_true", help="Count, change nothing.")
@@ -42,23 +44,23 @@ class Command(BaseCommand):
                     changed = _renew(row, name, dry_run=options["dry_run"])
                 except sealing.SealBroken:
                     broken += 1
-                    self.stderr.write(f"{model._meta.verbose_name} {row.pk}: does not open with any key")
+                    self.stderr.write(f"{model._meta.verbose_name} {row.pk}: can't be decrypted with any key")
                     continue
                 renewed, current = renewed + changed, current + (not changed)
                 if time.monotonic() - reported_at >= REPORTS_EVERY:
                     reported_at = time.monotonic()
                     self.stdout.write(f"{renewed} so far")
         would = "would be " if options["dry_run"] else ""
-        self.stdout.write(f"{renewed} secrets {would}sealed again, {current} under the newest key already")
+        self.stdout.write(f"{renewed} secrets {would}encrypted again, {current} already use the newest key")
         if broken:
             raise CommandError(
-                f"{broken} secrets do not open: put the key that sealed them back (behind the newest), run this "
-                "again, and only then take it away."
+                f"{broken} secrets can't be decrypted: put the key that encrypted them back (after the newest), run "
+                "this again, and only then remove it."
             )
 
 
 def _rows(model: Any, name: str) -> Iterator[Any]:
-    """Yield the rows with a secret, a batch at a time, in the order of their keys."""
+    """Yield the rows with a secret, in batches, ordered by primary key."""
     rows = model.objects.exclude(**{getattr(model, name).column: ""}).order_by("pk")
     batch = list(rows[:BATCH_SIZE])
     while batch:
@@ -69,7 +71,7 @@ def _rows(model: Any, name: str) -> Iterator[Any]:
 @sensitive_variables()
 @db.retried
 def _renew(row: Any, name: str, *, dry_run: bool) -> bool:
-    """Seal a row's secret again, unless it was changed meanwhile; return whether it was under an older key."""
+    """Encrypt a row's secret again, unless it was changed meanwhile; return whether it used an older key."""
     secret = getattr(type(row), name)
     before = getattr(row, secret.column)
     if sealing.is_current(secret.purpose(row), before):

@@ -1,4 +1,4 @@
-"""`manage.py demo`: the site with users and notes in it, and an identity provider beside it."""
+"""`manage.py demo`: serve the site with users and notes, and start an identity provider."""
 
 from __future__ import annotations
 
@@ -38,41 +38,41 @@ TEXT = """
 
   {users}
 
-  Log in; the answer holds the two tokens of the next lines:
+  Log in. The answer contains the two tokens that the next commands use:
 
     curl {url}/auth/login {json} '{{"email": "alice@example.com", "password": "{password}"}}'
     ACCESS_TOKEN=... REFRESH_TOKEN=...
 
-  A protected page, with the access token and without:
+  A protected page, with and without the access token:
 
     curl {url}/api/notes -H "Authorization: Bearer $ACCESS_TOKEN"
     curl {url}/api/notes
 
-  Refresh: the refresh token is spent, its successor comes back. Log out: all of the session's tokens die.
+  Refresh: a new refresh token replaces the old one. Log out: all tokens of the session stop working.
 
     curl {url}/auth/refresh {json} '{{"refresh_token": "'$REFRESH_TOKEN'"}}'
     curl -i {url}/auth/logout {json} '{{"refresh_token": "'$REFRESH_TOKEN'"}}'
 
-  A reset mail, which appears here and in {outbox}/:
+  A password reset email, which is printed here and saved in {outbox}/:
 
     curl -i {url}/auth/password/request {json} '{{"email": "bob@example.com"}}'
 
-  To open the notes to everybody: admin, Groups, Public, add "Can view note".
-  Ctrl-C stops. To start over, delete {database}.
+  To make the notes public: in Django admin, Groups, Public, add "Can view note".
+  Press Ctrl-C to stop. To start over, delete {database}.
 """
 
 
 class Command(BaseCommand):
-    help = "Create the demo's database, users and notes, and serve them. Only with DEBUG."
+    help = "Creates the demo's database, users and notes, and serves them. Only with DEBUG."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--port", type=int, default=PORT)
         parser.add_argument("--provider-port", type=int, default=9400, help="0: no identity provider.")
-        parser.add_argument("--since", type=float, help="When the whole began, in Unix time.")
+        parser.add_argument("--since", type=float, help="When the start began, in Unix time.")
 
     def handle(self, *, port: int, provider_port: int, since: float | None, **options: Any) -> None:
         if not settings.DEBUG:
-            raise CommandError("The demo's passwords are known to everybody: it runs only with DEBUG.")
+            raise CommandError("The demo only runs with DEBUG, because everyone knows its passwords.")
         began = since or time.time()
         for option, wanted in (("--port", port), ("--provider-port", provider_port)):
             require_free(wanted, option)
@@ -95,23 +95,24 @@ class Command(BaseCommand):
                 )
             )
             self.stdout.write(f"The demo is ready after {time.time() - began:.1f} s.\n\n")
-            # runserver leaves SIGTERM as it is, which ends a process on the spot: this one first sends what waits.
+            # runserver doesn't handle SIGTERM, which ends a process at once. With this handler it first sends waiting
+            # emails.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit())
             call_command("runserver", f"localhost:{port}", use_reloader=False)
 
 
 def require_free(port: int, option: str) -> None:
-    """Raise CommandError where another program has a port, before anything is announced."""
+    """Raise CommandError if a port is in use, before anything is printed."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise CommandError(f"Port {port} is in use: choose another by {option}.") from None
+            raise CommandError(f"Port {port} is in use: choose another one with {option}.") from None
 
 
 def make_user(email: str, password: str) -> str:
-    """Create a user and their notes where they are missing; return a line for the print-out."""
+    """Create a user and their notes if they don't exist; return a line to print."""
     name = email.partition("@")[0]
     is_admin = name == "admin"
     user, is_new = User.objects.get_or_create(
@@ -127,12 +128,12 @@ def make_user(email: str, password: str) -> str:
 
 @contextlib.contextmanager
 def identity_provider(port: int) -> Iterator[None]:
-    """Serve an OpenID Connect provider that lets everybody in, and configure it as an admin would."""
+    """Serve an OpenID Connect provider that lets everyone log in, and configure it as an admin would."""
     with warnings.catch_warnings(record=True):
         from oidc_provider_mock import User as Account
         from oidc_provider_mock import run_server_in_thread
 
-    # On 127.0.0.1, while the site is on localhost: cookies know no ports, and would meet on one host.
+    # On 127.0.0.1, while the site is on localhost: cookies ignore ports, so on one host they would mix.
     provider = OAuthProvider.objects.filter(key="demo").first() or OAuthProvider(
         key="demo", label="Demo ID", kind=OAuthProvider.Kind.OIDC, enabled=True, may_create_users=True
     )

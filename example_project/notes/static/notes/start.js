@@ -1,5 +1,5 @@
 "use strict";
-// A page of the site itself: mode "session" keeps both tokens in HttpOnly cookies, where no script can read them.
+// A page on the same site: mode "session" keeps both tokens in HttpOnly cookies, where no script can read them.
 
 const $ = (id) => document.getElementById(id);
 const fields = (form) => Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
@@ -15,7 +15,7 @@ async function call(method, path, body) {
   return answer;
 }
 
-// An access token lives for minutes: when it has expired, or its key was changed, refresh once and ask again.
+// An access token is valid for minutes. If it has expired, or its key was changed, refresh once and try again.
 async function callSignedIn(method, path, body) {
   try {
     return await call(method, path, body);
@@ -76,7 +76,7 @@ on("new-note", "submit", async (form) => {
 });
 on("refresh", "click", async () => {
   await call("POST", "/auth/refresh", { mode: "session" });
-  say("Refreshed: both cookies are new.");
+  say("Refreshed: both cookies have been replaced.");
 });
 on("logout", "click", async () => {
   await call("POST", "/auth/logout", { mode: "session" });
@@ -95,9 +95,9 @@ async function showProviders() {
   }
 }
 
-// A provider log-in that failed comes back with its reason.
+// After a failed provider login, the browser comes back with a reason.
 const reason = new URLSearchParams(location.search).get("reason");
 if (reason === "INVALID_OTP") $("provider-otp").hidden = false;
-else if (reason) say(`The log-in failed: ${reason}`);
+else if (reason) say(`Login failed: ${reason}`);
 showProviders();
 show();
