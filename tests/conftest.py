@@ -1,4 +1,4 @@
-"""Fixtures: users, a client that speaks JSON, a clock to move."""
+"""Fixtures: users, a client that speaks JSON, a clock that can be moved."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from django.utils import translation
 from tests import chromium
 from tests.endpoints import check_declared
 
-# A busy machine is no error, and what fails here fails everywhere: the same examples in each run.
+# Deadlines would fail on a busy machine; with derandomized examples, a failure is the same everywhere.
 hypothesis.settings.register_profile(
     "platform_auth",
     deadline=None,
@@ -32,8 +32,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("platform_auth")
 
-# What takes the whole machine goes to one worker: two races at once would ask PostgreSQL for more connections than it
-# has by default (100).
+# Tests that use the whole machine run in one worker: two races at once would exceed PostgreSQL's default of 100
+# connections.
 ALONE = ("race", "browser")
 
 PASSWORD = "correct horse battery staple"
@@ -43,7 +43,7 @@ _numbers = itertools.count(1)
 
 
 class Api:
-    """A client of the API: JSON in, JSON out, the access token in a header where there is one."""
+    """A client of the API: JSON in, JSON out, with the access token in a header if it has one."""
 
     def __init__(self, **defaults: Any) -> None:
         self.client = Client(**defaults)
@@ -73,7 +73,7 @@ class Api:
         return self.request("delete", path, body, **extra)
 
     def login(self, email: str, password: str = PASSWORD, **fields: Any) -> Any:
-        """Log in by JSON and keep the tokens."""
+        """Log in with JSON and keep the tokens."""
         response = self.post("/auth/login", {"email": email, "password": password, **fields})
         assert response.status_code == 200, response.content
         data = response.json()["data"]
@@ -93,13 +93,13 @@ class Api:
 
 
 class Authenticator:
-    """An authenticator app that is not ours: pyotp, with the secret of an enrolment."""
+    """An authenticator app that isn't ours: pyotp, with the secret of an enrolment."""
 
     def __init__(self, secret: str) -> None:
         self.secret = secret
 
     def code(self, steps: int = 0) -> str:
-        """Return what the app shows now, or some steps of 30 seconds from now."""
+        """Return the app's code now, or some steps of 30 seconds from now."""
         return pyotp.TOTP(self.secret).at(time.time() + 30 * steps)
 
     def wrong(self) -> str:
@@ -109,7 +109,7 @@ class Authenticator:
 
 
 def enrol(api: Api, password: str | None = PASSWORD) -> tuple[Authenticator, list[str]]:
-    """Set up the second factor of whom the client is signed in as; return the app and the recovery codes.
+    """Set up a second factor for the user of a signed-in client; return the app and the recovery codes.
 
     The code of the current step is spent by that.
     """
@@ -121,7 +121,7 @@ def enrol(api: Api, password: str | None = PASSWORD) -> tuple[Authenticator, lis
 
 
 def make_user(email: str | None = None, password: str | None = PASSWORD, **fields: Any) -> Any:
-    """Create a user of whichever model the variant has."""
+    """Create a user of the variant's user model."""
     model = get_user_model()
     number = next(_numbers)
     email = email if email is not None else f"user{number}@example.com"
@@ -135,7 +135,7 @@ def make_user(email: str | None = None, password: str | None = PASSWORD, **field
 
 @contextmanager
 def unrecordable(kind: str) -> Iterator[None]:
-    """Have a host's receiver fail at each event of one kind."""
+    """Make a receiver of the host's fail at every event of one kind."""
 
     def refuse(*, instance: Any, **kwargs: Any) -> None:
         if instance.kind == kind:
@@ -150,7 +150,7 @@ def unrecordable(kind: str) -> Iterator[None]:
 
 @contextmanager
 def hearing(*listened: Signal) -> Iterator[list[dict[str, Any]]]:
-    """Collect the facts that signals tell, in the order in which they are sent."""
+    """Collect the arguments of signals, in the order in which they are sent."""
     heard: list[dict[str, Any]] = []
 
     def listen(**facts: Any) -> None:
@@ -166,7 +166,7 @@ def hearing(*listened: Signal) -> Iterator[list[dict[str, Any]]]:
 
 
 def code_of(response: Any) -> str:
-    """Return the code of the only error of an answer, checking the envelope."""
+    """Return the code of the only error of an answer, and check the answer's shape."""
     body = response.json()
     assert set(body) == {"errors"}, body
     (error,) = body["errors"]
@@ -192,7 +192,7 @@ def _empty_cache() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _language_of_the_host() -> Iterator[None]:
-    """The language of a request stays with the thread, which a server leaves to the next request."""
+    """Reset the language after each test: that of a request stays active in its thread."""
     yield
     translation.deactivate()
 
@@ -239,7 +239,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def provider(settings: Any, configure: Callable[..., None]) -> Iterator[Any]:
-    """A provider in a thread, at an address that is not public, without TLS: as in DEBUG."""
+    """A provider in a thread, at a private address without TLS, as in DEBUG."""
     from tests.identity_provider import Provider
 
     settings.DEBUG = True

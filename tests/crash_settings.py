@@ -1,4 +1,4 @@
-"""The settings of the server that test_crash.py kills: the tests' own, over the database of the running test."""
+"""The settings of the server that test_crash.py kills: those of the tests, with the database of the running test."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ PLATFORM_AUTH |= {
         "refresh": {"session": "1000000/m"},
         "login": {"account_and_address": "1000000/m", "address": "1000000/m", "account": "1000000/m"},
     },
-    # A restart on a busy machine takes longer than ten seconds at times.
+    # On a busy machine, a restart sometimes takes longer than ten seconds.
     "REFRESH_GRACE_PERIOD": timedelta(seconds=60),
 }

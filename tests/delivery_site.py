@@ -1,6 +1,6 @@
-"""A host of one file that hands over jobs: mail/test_delivery.py starts it under real servers.
+"""A host in one file that hands over jobs: mail/test_delivery.py starts it under real servers.
 
-Its jobs fall due long after the test has ended, so one that is done was done because the process ended. Each writes a
+Its jobs are due long after the test ends, so a job that ran did so because the process was ending. Each appends a
 line to the file that the environment variable DONE_FILE names.
 """
 
@@ -49,7 +49,7 @@ def say(*, what: str, attempt: delivery.Attempt) -> None:
 
 
 def hand_over(request: HttpRequest) -> HttpResponse:
-    """Hand over a job, `after` so many seconds."""
+    """Hand over a job that is due after some seconds."""
     time.sleep(float(request.GET.get("after", "0")))
     delivery.hand_over(say, what=request.GET["what"])
     return HttpResponse(status=204)

@@ -1,4 +1,4 @@
-"""The README's table of endpoints: `make endpoints` adds those that it does not name yet, for somebody to word."""
+"""The README's table of endpoints: `make endpoints` adds missing ones, for somebody to describe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.follow_readme import ROOT
 
 README = ROOT / "README.md"
 ALIASES = {"auth/login/(?P<provider>[^/]+)/?\\Z"}
-"""The routes that are named as another form of the same endpoint."""
+"""The routes that the table mentions as another form of the same endpoint."""
 
 
 def section() -> str:
@@ -19,13 +19,13 @@ def section() -> str:
 
 
 def named() -> list[tuple[str, str]]:
-    """Return the method and path of every endpoint that the table names, with samples for `{id}` and `{provider}`."""
+    """Return method and path of every endpoint in the table, with samples for `{id}` and `{provider}`."""
     found = re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^`?]*)[^`]*`", section())
     return [(method, path.format(id="1", provider="github")) for method, path in found]
 
 
 def missing() -> list[str]:
-    """Return the rows that the table lacks."""
+    """Return the rows that are missing in the table."""
     from tests.endpoints import ENDPOINTS
 
     routes = ALIASES | {resolve(path).route for _method, path in named()}

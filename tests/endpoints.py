@@ -1,4 +1,4 @@
-"""Every endpoint of the package, found by walking the URL conf, and what its view declares."""
+"""Every endpoint of the package, found by walking the URL conf, and its declarations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLES = {
 
 
 class Endpoint(NamedTuple):
-    """A URL name, an address it answers at, its view; one of its methods, for tests that are about one."""
+    """An endpoint: URL name, a path, its view; and one of its methods, for tests of a single method."""
 
     name: str
     path: str
@@ -32,9 +32,9 @@ class Endpoint(NamedTuple):
 
     @property
     def methods(self) -> set[str]:
-        """What the view offers, in capitals."""
+        """The HTTP methods of the view, in capitals."""
         names = {*self.view.http_method_names} - {"options"}
-        # Django answers HEAD by `get`.
+        # Django handles HEAD with `get`.
         return {name.upper() for name in names if hasattr(self.view, "get" if name == "head" else name)}
 
     @property
@@ -47,12 +47,12 @@ class Endpoint(NamedTuple):
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields of what the method takes."""
+        """The fields of the request."""
         return dict(self.view.operations[self.method].takes().fields)
 
 
 def walk() -> list[Endpoint]:
-    """Return all endpoints under our namespaces."""
+    """Return all endpoints in our namespaces."""
     found = []
     for resolver in get_resolver().url_patterns:
         if isinstance(resolver, URLResolver) and resolver.app_name in NAMESPACES:
@@ -67,7 +67,7 @@ def walk() -> list[Endpoint]:
 
 
 def taking_json() -> list[Endpoint]:
-    """Return each method of each endpoint that takes JSON."""
+    """Return each method of each endpoint that accepts JSON."""
     return [
         endpoint._replace(method=method)
         for endpoint in ENDPOINTS
@@ -78,7 +78,7 @@ def taking_json() -> list[Endpoint]:
 
 
 def check_declared(method: str, response: Any) -> None:
-    """Check that an answer of an endpoint is one that its view declares: the status, the keys, the codes of errors."""
+    """Check that the view declares an answer: its status, its keys, its error codes."""
     try:
         view = response.resolver_match.func.cls
         operation = view.operations[method.upper()]

@@ -1,4 +1,4 @@
-"""The example project as its user meets it: a server process of its own, started by `manage.py demo`."""
+"""The example project as a user sees it: a separate server process, started with `manage.py demo`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STARTS_WITHIN = 180.0
 
 
 class Client(requests.Session):
-    """A client of one site, which keeps cookies as a browser does and follows no redirect."""
+    """A client of one site that keeps cookies like a browser and follows no redirects."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Client(requests.Session):
 
 
 class Site(NamedTuple):
-    """A running site: its base URL, the folder of its mails, the file of its output, its process."""
+    """A running site: its base URL, the folder with its emails, its output file, its process."""
 
     url: str
     outbox: Path
@@ -53,7 +53,7 @@ PASSWORDS = {
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
-    """Return an environment for the example whose files are in a folder, free of the settings of the tests."""
+    """Return environment variables for the example with its files in a folder, without those of the tests."""
     # The latter while a browser runs: see tests/chromium.py.
     foreign = ("DJANGO_SETTINGS_MODULE", "DJANGO_ALLOW_ASYNC_UNSAFE")
     kept = {name: value for name, value in os.environ.items() if name not in foreign}
@@ -83,7 +83,7 @@ def serve(folder: Path, *, with_provider: bool = False, **variables: str) -> Ite
 
 def _start(folder: Path, *, with_provider: bool, **variables: str) -> Site:
     log = folder / "demo.log"
-    # Between the look for a free port and the server, another process may take it: then another port is tried.
+    # Another process may take the port between finding it and starting the server; then another port is tried.
     for _attempt in range(5):
         url = f"http://localhost:{free_port()}"
         ports = [
@@ -112,7 +112,7 @@ def _is_served(url: str, process: subprocess.Popen[bytes]) -> bool:
     until = time.monotonic() + STARTS_WITHIN
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(requests.ConnectionError):
-            # Another process may have taken the port, and answer there.
+            # Another process may have taken the port and be answering there.
             if "public" in requests.get(f"{url}/auth/oauth", timeout=60).text:
                 return True
         time.sleep(0.1)

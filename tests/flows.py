@@ -1,4 +1,4 @@
-"""What the tests of provider log-in share: a browser, a row."""
+"""What the tests of provider logins share: a browser, a provider row."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_provider(provider: Provider, key: str = "demo", **fields: Any) -> OAuthP
 
 
 class Browser:
-    """A browser with its own cookies, that follows nothing by itself."""
+    """A browser with its own cookies that follows no redirects."""
 
     def __init__(self) -> None:
         self.client = Client()
@@ -55,5 +55,5 @@ class Browser:
         return self.get(f"/auth/oauth/{key}/callback?{urlencode(parameters)}")
 
     def log_in(self, provider: Provider, key: str = "demo", **query: str) -> Any:
-        """Go there and back; return the callback's answer."""
+        """Go to the provider and back; return the callback's answer."""
         return self.callback(provider.authorize(self.start(key, **query)["Location"]), key)

@@ -1,7 +1,8 @@
 """Install a wheel into an empty environment and follow the README there: `python -m tests.follow_readme WHEEL`.
 
-A project of `django-admin startproject`, the README's own blocks for settings.py and urls.py, its commands; then a
-log-in, a protected page, a refresh and a log-out over HTTP. Needs nothing but Python and uv, or pip.
+It creates a project with `django-admin startproject`, appends the README's blocks to settings.py and urls.py, runs
+its commands, and then logs in, gets a protected page, refreshes and logs out over HTTP. Needs only Python and uv or
+pip.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ EMAIL, PASSWORD = "ann@example.com", "four-violet-candles"
 
 
 def blocks(language: str) -> list[str]:
-    """Return the README's code blocks of a language, in order."""
+    """Return the README's code blocks in a language, in order."""
     return re.findall(
         rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
     )
 
 
 def block(name: str) -> str:
-    """Return the README's block for a file, which names it in its first line."""
+    """Return the README's block for a file, which is named in its first line."""
     (found,) = [text for text in blocks("python") if text.startswith(f"# {name}\n")]
     return found
 
@@ -66,9 +67,9 @@ def follow(wheel: Path, folder: Path) -> None:
     (commands,) = [text for text in blocks("sh") if "manage.py migrate" in text]
     for line in commands.splitlines():
         told = run(*line.partition("#")[0].split()[1:])
-        # auth.User has no unique e-mail: the one thing that the page leaves to the check.
+        # auth.User's email isn't unique, which the README leaves to the check.
         if set(re.findall(r"platform_auth\.[EW]\d+", told)) - {"platform_auth.W009"}:
-            raise SystemExit("the checks are not content")
+            raise SystemExit("the checks report something")
     run("manage.py", "createsuperuser", "--noinput", "--username", "ann", "--email", EMAIL)
 
     with socket.socket() as probe:
@@ -85,7 +86,7 @@ def follow(wheel: Path, folder: Path) -> None:
 
 
 def install(wheel: Path, folder: Path) -> str:
-    """Make an environment with the wheel and what it asks for; return its Python."""
+    """Create an environment with the wheel and its dependencies; return its Python."""
     environment = folder / "environment"
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     python = str(environment / "bin" / "python")
@@ -99,7 +100,7 @@ def install(wheel: Path, folder: Path) -> str:
 
 
 def use(url: str) -> None:
-    """Log in, look, refresh, look, log out, look."""
+    """Log in, refresh and log out, with a request to a protected page after each."""
     wait_for(url)
     expect(401, call(f"{url}/users/me"))
     tokens = expect(200, call(f"{url}/auth/login", {"email": EMAIL, "password": PASSWORD}))

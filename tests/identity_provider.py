@@ -1,4 +1,4 @@
-"""An OpenID Connect provider of our own, in a thread, that can be made to go wrong in one thing at a time."""
+"""An OpenID Connect provider of our own, in a thread, of which one part at a time can be broken."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def encode(document: Any) -> str:
 
 
 def sign(claims: Any, key: Any, *, alg: str, **headers: Any) -> str:
-    """Sign whatever it is: PyJWT's own refuses what a hostile provider sends."""
+    """Sign anything: PyJWT refuses to sign what a hostile provider sends."""
     signed = f"{encode({'alg': alg, 'typ': 'JWT', **headers})}.{encode(claims)}"
     return f"{signed}.{b64(jwt.get_algorithm_by_name(alg).sign(signed.encode(), key))}"
 
 
 class Provider:
-    """The provider. Each `make_*` or `raw[path]` may be replaced by a test to break one thing."""
+    """The provider. A test can replace each `make_*` or `raw[path]` to break one part."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -116,7 +116,7 @@ class Provider:
         self._thread.join(5)
 
     def authorize(self, location: str) -> dict[str, str]:
-        """Let the user log in and consent at the URL that a start redirects to; return the callback's parameters."""
+        """Let the user log in and consent at the start URL; return the callback's parameters."""
         asked = dict(parse_qsl(urlsplit(location).query))
         code = secrets.token_urlsafe(24)
         self.codes[code] = asked
@@ -225,7 +225,7 @@ def dripping(start: bytes, part: bytes, *, pause: float) -> Callable[[BaseHTTPRe
 def send(
     handler: BaseHTTPRequestHandler, body: bytes, *, status: int = 200, content_type: str = "application/json"
 ) -> None:
-    # A caller that has heard enough hangs up: what some tests are about.
+    # A caller that hangs up is what some tests are about.
     with suppress(ConnectionError):
         handler.send_response(status)
         handler.send_header("Content-Type", content_type)

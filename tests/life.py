@@ -1,4 +1,4 @@
-"""One run through everything the package does, with all the secrets that it issued on the way."""
+"""A run through everything that the package does, which keeps all secrets that were issued on the way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from platform_auth.models import AuthEvent, RefreshSession, TOTPFactor
 from tests.conftest import PASSWORD, Api, enrol, make_user
 from tests.flows import Browser, add_provider
 from tests.identity_provider import CLIENT_SECRET, Provider
-from tests.mails import token_of
+from tests.emails import token_of
 
 NEW_PASSWORD = "plenty of violet umbrellas"
 LAST_PASSWORD = "seven quiet lighthouses"
@@ -33,7 +33,7 @@ USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/1
 
 
 class Life:
-    """Issues secrets and keeps them: `secrets` opened something once, `digests` may be in the database alone."""
+    """Issues secrets and keeps them: `secrets` could be used once, `digests` may only be in the database."""
 
     def __init__(self, provider: Provider, clock: Any) -> None:
         self.provider, self.clock = provider, clock
@@ -46,7 +46,7 @@ class Life:
         return Api(HTTP_USER_AGENT=USER_AGENT)
 
     def keep(self, response: Any) -> Any:
-        """Remember every token of an answer: in the body, in cookies, in the Location."""
+        """Remember every token of an answer: in body, cookies and Location."""
         if "json" in response.headers.get("Content-Type", ""):
             data = response.json().get("data")
             if isinstance(data, dict):
@@ -59,7 +59,7 @@ class Life:
         return response
 
     def live(self) -> None:
-        """Do all of it. Each step asserts that it came out as meant."""
+        """Do everything. Each step asserts its result."""
         self.sessions()
         self.passwords()
         self.factor()
@@ -101,7 +101,7 @@ class Life:
         self.clock.shift(3600)
 
     def passwords(self) -> None:
-        """Ask for a reset, use it, fail with it, run into its limit, change the password."""
+        """Request a reset, use it, fail with it, run into its limit, change the password."""
         api = self.api()
         assert api.post("/auth/password/request", {"email": self.user.email}).status_code == 204
         token = token_of(mail.outbox[-1])
@@ -119,7 +119,7 @@ class Life:
         self.clock.shift(3600)
 
     def factor(self) -> None:
-        """Set up a second factor, use it, guess at it, use and renew recovery codes, remove it."""
+        """Set up a second factor, use it, guess codes, use and renew recovery codes, remove it."""
         api = self.api()
         self.keep(api.login(self.user.email, LAST_PASSWORD))
         app, codes = enrol(api, LAST_PASSWORD)
@@ -137,7 +137,7 @@ class Life:
         assert api.post("/auth/tfa/disable", {"otp": app.code()}).status_code == 204
 
     def provider_log_ins(self) -> None:
-        """Register by a provider, be refused by it, link and unlink an account of one's own."""
+        """Create an account with a provider, be refused, link and unlink a provider account."""
         row = add_provider(self.provider, may_create_users=True)
         self.secrets.add(row.client_secret)
         browser = Browser()
@@ -156,12 +156,12 @@ class Life:
         parameters = self.provider.authorize(browser.start()["Location"])
         self.provider.codes.clear()
         assert browser.callback(parameters).status_code in (401, 503)
-        # What stays for the admin's pages to show.
+        # Left over for the admin's pages.
         enrol_by, codes = enrol(api, LAST_PASSWORD)
         self.secrets |= {enrol_by.secret, *codes}
 
     def admins(self) -> None:
-        """End a session, give the public role a right, delete an account."""
+        """End a session, give the public role a permission, delete an account."""
         client = Client(HTTP_USER_AGENT=USER_AGENT)
         client.force_login(self.admin)
         session = RefreshSession.objects.first()
@@ -178,12 +178,12 @@ class Life:
         return {"email": self.user.email, "password": password, **fields}
 
 
-# Where a secret could have been left
+# Places where a secret could have been left
 
 
 @contextlib.contextmanager
 def log_of_everything() -> Iterator[StringIO]:
-    """Collect what every logger says at DEBUG, messages, arguments, `extra` and tracebacks."""
+    """Collect everything that any logger logs at DEBUG: messages, arguments, `extra` and tracebacks."""
     text = StringIO()
 
     class Everything(logging.Handler):
@@ -240,7 +240,7 @@ def admin_pages(user: Any) -> str:
 
 
 def found_in(text: str, secrets: set[str]) -> set[str]:
-    """Return the secrets that a text holds, as they are or in another dress."""
+    """Return the secrets that a text contains, in plain or encoded form."""
     return {secret for secret in secrets if any(form in text for form in _forms(secret))}
 
 

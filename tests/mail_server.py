@@ -1,4 +1,4 @@
-"""A real SMTP server for the tests: takes mails, is slow, refuses, or says nothing at all."""
+"""A real SMTP server for the tests that accepts emails, is slow, refuses, or says nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Mood = Literal["takes", "slow", "refuses", "silent"]
 
 
 class MailServer:
-    """Listens on 127.0.0.1 within a `with`. `mood` may be changed at any time; `mails` are (recipients, message)."""
+    """Listens on 127.0.0.1 inside a `with`. `mood` can be changed at any time; `mails` are (recipients, message)."""
 
     def __init__(self, mood: Mood = "takes", *, port: int = 0, pause: float = 1.0) -> None:
         self.mood: Mood = mood

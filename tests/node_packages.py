@@ -1,4 +1,4 @@
-"""Node packages of the tests: installed from their lock file into a cache, once for each state of the lock file."""
+"""The tests' node packages, installed from their lock files into a cache, once for each version of the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def missing() -> str | None:
-    """Return why node tests cannot run here, or None."""
+    """Return why node tests can't run here, or None."""
     absent = [name for name in ("node", "npm") if shutil.which(name) is None]
     return f"no {' and no '.join(absent)}" if absent else None
 

@@ -1,7 +1,7 @@
-"""What a release has to pass and a change need not: translations that are complete, current and good.
+"""Checks for a release that a single change need not pass: translations are complete, current and good.
 
-`make release-check` runs this, and its name keeps it out of `make test`: a change of an English text waits for its
-translations until then.
+`make release-check` runs them. `make test` doesn't, because of this file's name, so an English text can change before
+its translations do.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def translations_of(entry: Any) -> list[str]:
 
 
 def numbers_of(language: str) -> dict[int, list[int]]:
-    """Return which of the first numbers each plural form of a catalogue is for."""
+    """Return which of the numbers up to 1000 each plural form of a catalog is for."""
     rule = str(source_of(language).metadata["Plural-Forms"])
     form_of = gettext.c2py(rule.partition("plural=")[2].rstrip("; \n"))  # type: ignore[attr-defined]
     count = int(rule.partition("nplurals=")[2].partition(";")[0])
@@ -51,8 +51,8 @@ def numbers_of(language: str) -> dict[int, list[int]]:
 
 
 @each_language
-class TestCatalogue:
-    def test_nothing_is_missing_uncertain_or_left_over(self, language: str) -> None:
+class TestCatalog:
+    def test_nothing_is_missing_fuzzy_or_obsolete(self, language: str) -> None:
         source = source_of(language)
 
         assert not source.metadata_is_fuzzy
@@ -66,7 +66,7 @@ class TestCatalogue:
 
         assert entries == texts.texts()
 
-    def test_it_is_compiled_as_it_stands(self, language: str) -> None:
+    def test_it_is_compiled(self, language: str) -> None:
         folder = texts.PACKAGE / "locale" / language / "LC_MESSAGES"
 
         compiled = polib.mofile(str(folder / "django.mo"))
@@ -79,7 +79,7 @@ class TestCatalogue:
         assert by_id(compiled) == by_id(source_of(language))
         assert compiled.metadata["Plural-Forms"] == source_of(language).metadata["Plural-Forms"]
 
-    def test_each_number_has_its_form(self, language: str) -> None:
+    def test_each_plural_form_fits_its_numbers(self, language: str) -> None:
         forms = numbers_of(language)
 
         for entry in source_of(language):
@@ -87,18 +87,18 @@ class TestCatalogue:
                 assert set(entry.msgstr_plural) == set(forms), entry.msgid
         assert len(forms) == {"de": 2, "fr": 2, "es": 3, "ar": 6}[language]
 
-    def test_placeholders_stay_as_they_are(self, language: str) -> None:
+    def test_placeholders_are_kept(self, language: str) -> None:
         forms = numbers_of(language)
 
         for entry in source_of(language):
             wanted = sorted(_PLACEHOLDER.findall(entry.msgid_plural or entry.msgid))
             for form, text in enumerate(translations_of(entry)):
                 found = sorted(_PLACEHOLDER.findall(text))
-                # Where a form is for one number alone, that number may be a word, unless Python counts on it.
+                # A form for a single number may use a word for it, unless Python formats the number.
                 is_one_word = bool(entry.msgid_plural) and len(forms[form]) == 1 and "%d" not in wanted
                 assert found == wanted or (is_one_word and not found), entry.msgid
 
-    def test_names_that_machines_read_stay_as_they_are(self, language: str) -> None:
+    def test_codes_and_names_are_kept(self, language: str) -> None:
         for entry in source_of(language):
             for text in translations_of(entry):
                 if entry.msgid == "DATETIME_FORMAT":
@@ -106,20 +106,20 @@ class TestCatalogue:
                 wanted = [name.rstrip(".") for name in _VERBATIM.findall(entry.msgid)]
                 assert [name for name in wanted if name not in text.translate(_ISOLATES)] == [], entry.msgid
 
-    def test_sentences_end_as_they_do(self, language: str) -> None:
+    def test_punctuation_at_the_end_is_kept(self, language: str) -> None:
         for entry in source_of(language):
             for text in translations_of(entry):
                 assert text == text.strip(), entry.msgid
                 assert (entry.msgid[-1] in ".:") == (text[-1] in ".:"), entry.msgid
                 assert entry.msgid[-1] not in ".:" or text[-1] == entry.msgid[-1], entry.msgid
 
-    def test_isolated_islands_are_closed(self, language: str) -> None:
+    def test_direction_isolates_are_closed(self, language: str) -> None:
         for entry in source_of(language):
             for text in translations_of(entry):
                 assert len(re.findall("[\u2066-\u2068]", text)) == text.count("\u2069"), entry.msgid
 
-    def test_a_text_that_django_has_too_says_the_same(self, language: str) -> None:
-        """All apps share one catalogue: another translation of ours would show in the host's forms."""
+    def test_texts_that_django_has_too_are_translated_alike(self, language: str) -> None:
+        """All apps share one catalog, so another translation of ours would appear in the host's forms."""
         ours = {entry.msgid: entry.msgstr for entry in source_of(language) if not entry.msgctxt}
         root = Path(django.__file__).parent
         theirs: dict[str, set[str]] = {}
@@ -130,21 +130,21 @@ class TestCatalogue:
 
         assert {text for text, said in ours.items() if text in theirs and said not in theirs[text]} == set()
 
-    def test_it_says_which_language_it_is(self, language: str) -> None:
+    def test_it_declares_its_language(self, language: str) -> None:
         with translation.override(language):
             assert languages.language() == language
             assert languages.direction() == ("rtl" if language == "ar" else "ltr")
 
 
 class TestSources:
-    def test_they_are_read_as_makemessages_reads_them(self, tmp_path: Path) -> None:
+    def test_they_are_read_like_makemessages_does(self, tmp_path: Path) -> None:
         shutil.copytree(
             texts.PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("locale", "__pycache__")
         )
         (tmp_path / "package" / "locale").mkdir()
         command = [sys.executable, "-W", "ignore", "-m", "django", "makemessages", "--locale", "de"]
 
-        # The settings of the tests are not to be found from there.
+        # The settings module of the tests can't be imported from there.
         environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
 
         subprocess.run(command, cwd=tmp_path / "package", env=environment, check=True, capture_output=True)
@@ -154,7 +154,7 @@ class TestSources:
 
 
 @pytest.mark.django_db
-class TestArabicMails:
+class TestArabicEmails:
     @pytest.mark.parametrize(
         ("minutes", "text"),
         [
@@ -165,19 +165,19 @@ class TestArabicMails:
             (102, "خلال 102 دقيقة."),
         ],
     )
-    def test_arabic_counts_as_arabic_does(self, minutes: int, text: str, user: Any) -> None:
+    def test_plural_forms_are_right(self, minutes: int, text: str, user: Any) -> None:
         with translation.override("ar"):
             messages.send(user, ("reset_link",), {"url": "https://app.example/", "minutes": minutes})
 
         assert text in mail.outbox[-1].body
 
-    def test_the_date_is_written_as_in_arabic(self, user: Any, clock: Any) -> None:
+    def test_the_date_is_in_arabic(self, user: Any, clock: Any) -> None:
         with translation.override("ar"):
             messages.send_notice(user, "password_changed")
 
         assert "الوقت: 15 يونيو 2026، 12:00 (UTC)" in mail.outbox[-1].body
 
-    def test_what_is_written_from_left_to_right_is_isolated(self, user: Any) -> None:
+    def test_left_to_right_text_is_isolated(self, user: Any) -> None:
         with translation.override("ar"):
             messages.send_notice(user, "password_changed", who=Caller("2001:db8::7", FIREFOX))
 

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Run the tests on each database that answers: SQLite always. Arguments go to pytest.
-# The slow ones are left out, with browsers and node, and races have two rounds. TEST_ALL=1 leaves nothing out.
-# TEST_MATRIX=1 gives each database another host project too, so that three runs see every variant of
-# tests/settings.py: user models, ATOMIC_REQUESTS, hostile settings, caches. Where a database does not answer, its
-# host project is tried on SQLite.
+# Run the tests on SQLite, and on PostgreSQL and MariaDB if they answer. Arguments go to pytest.
+# Slow tests and those with browsers and node are left out, and races have two rounds. TEST_ALL=1 leaves nothing out.
+# TEST_MATRIX=1 also gives each database another host project, so that three runs cover every variant of
+# tests/settings.py: user models, ATOMIC_REQUESTS, hostile settings, caches. If a database doesn't answer, its host
+# project is tested on SQLite.
 BIN=${BIN:-.venv/bin}
 failed=
 answers() {
@@ -17,14 +17,14 @@ answers() {
 	END
 }
 if [ "${TEST_ALL:-}" != 1 ]; then
-	echo "== the fast tests alone; all of them: make test-all"
+	echo "== only the fast tests; all of them: make test-all"
 	export TEST_ROUNDS="${TEST_ROUNDS:-2}"
 fi
 for database in sqlite:0 postgres:5432 mariadb:3306; do
 	name=${database%:*} port=${database#*:}
 	variant= used=$name
 	if [ "$port" != 0 ] && ! answers "$port"; then
-		echo "== $name: nothing answers on port $port, left out"
+		echo "== $name: nothing answers on port $port, skipped"
 		if [ "${TEST_MATRIX:-}" != 1 ]; then continue; fi
 		used=sqlite
 	fi
@@ -33,7 +33,7 @@ for database in sqlite:0 postgres:5432 mariadb:3306; do
 	elif [ "$name" = sqlite ]; then
 		marks=
 	else
-		# A browser or node asks nothing new of another database.
+		# Browsers and node don't need another database.
 		marks="not browser and not node"
 	fi
 	if [ "${TEST_MATRIX:-}" = 1 ]; then
@@ -43,7 +43,7 @@ for database in sqlite:0 postgres:5432 mariadb:3306; do
 		esac
 	fi
 	echo "== $used $variant"
-	# shellcheck disable=SC2086 # one word a variable
+	# shellcheck disable=SC2086 # one word per variable
 	env $variant TEST_DATABASE=$used "$BIN/python" -m pytest -n 2 --dist loadgroup -m "$marks" "$@" || failed="$failed $name"
 done
 if [ -n "$failed" ]; then

@@ -1,11 +1,11 @@
-"""The host project of the tests. The environment chooses the variant; see TEST_MATRIX in tests/run.sh.
+"""The host project of the tests. Environment variables choose the variant; see TEST_MATRIX in tests/run.sh.
 
-TEST_DATABASE    sqlite (default), postgres, mariadb; an address in TEST_DATABASE_HOST
-TEST_USER_MODEL  email (default: UUID key, e-mail only), default (Django's own)
+TEST_DATABASE    sqlite (default), postgres, mariadb; TEST_DATABASE_HOST is their address
+TEST_USER_MODEL  email (default: UUID key, email only), default (Django's own)
 TEST_ATOMIC      1: ATOMIC_REQUESTS
-TEST_HOSTILE     1: REST_FRAMEWORK and SIMPLE_JWT set against us
+TEST_HOSTILE     1: REST_FRAMEWORK and SIMPLE_JWT with settings that could break ours
 TEST_CACHE       locmem (default), redis, dummy
-TEST_DATABASE_NAME_SUFFIX  ends the test database's name, so that two runs can share a server
+TEST_DATABASE_NAME_SUFFIX  appended to the test database's name, so that two runs can share a server
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ CACHES: dict[str, dict[str, Any]] = {
         },
         "redis": {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
-            # A database for each worker: emptying one must not empty the other.
+            # A database for each worker: emptying one must not empty another.
             "LOCATION": f"redis://127.0.0.1:6379/{8 + int(WORKER[2:]) % 8}",
             "KEY_PREFIX": WORKER,
         },

@@ -1,4 +1,4 @@
-"""Imports run strictly downward: each module of the package has a layer, and imports only from layers below."""
+"""Imports run strictly downward: each module of the package has a layer, and imports only from lower layers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import platform_auth
 ROOT = Path(platform_auth.__file__).parent
 
 LAYERS: list[str] = [
-    # Words and pure functions.
+    # Constants and pure functions.
     "conf errors signals mail.languages second_factor.totp",
     "db sealing caller redirects providers.outbound",
-    # Rows, and keys.
+    # Tables and keys.
     "models signed_tokens",
-    # What every capability uses.
+    # Used by every capability.
     "events",
     "limits mail.delivery public_role sessions.tokens passwords.reset_tokens providers.flow_state",
     "mail.messages mail.tasks backends providers.strategy",
-    # Capabilities, from the second factor up to what uses the others.
+    # Capabilities, from the second factor up to those that use the others.
     "second_factor.verification providers.backends",
     "sessions",
     "login",
@@ -51,7 +51,7 @@ LAYERS: list[str] = [
 ]
 LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer.split()}
 LAZY = {("models", "second_factor.verification")}
-"""The one import upward, made when called: django-otp asks the model of a factor whether a code is right."""
+"""The only upward import, inside a function: django-otp asks the model of a factor whether a code is right."""
 FIRST_OF_HTTP = LAYER_OF["http.cookies"]
 FIRST_LEAF = LAYER_OF["checks.registry"]
 
@@ -64,12 +64,12 @@ class Module(NamedTuple):
 
 
 def modules() -> dict[str, Module]:
-    """Return every module with code, by its name below the package."""
+    """Return every module with code, by its name in the package."""
     found = {}
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         tree = ast.parse(path.read_text())
-        # A package whose `__init__` is a docstring has no place of its own.
+        # A package whose `__init__` is only a docstring has no layer.
         if parts[0] not in ("__init__", "migrations") and len(tree.body) > 1:
             name = ".".join(part for part in parts if part != "__init__")
             found[name] = Module(tree, parts[-1] == "__init__")
@@ -77,7 +77,7 @@ def modules() -> dict[str, Module]:
 
 
 def imports_of(name: str, module: Module) -> Iterator[tuple[str, str]]:
-    """Yield (module, name) for each name that a module imports, wherever the import stands."""
+    """Yield module and name of every import in a module, also inside functions."""
     package = ["platform_auth", *name.split(".")][: None if module.is_package else -1]
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
@@ -103,7 +103,7 @@ MODULES = modules()
 
 
 def test_every_module_has_a_layer() -> None:
-    """A new module must be given its place."""
+    """A new module must be given a layer."""
     assert set(MODULES) == set(LAYER_OF)
 
 
@@ -114,8 +114,8 @@ def test_imports_run_strictly_downward(name: str) -> None:
             assert LAYER_OF[imported] < LAYER_OF[name], f"{name} imports {imported}"
 
 
-def test_an_import_upward_is_found() -> None:
-    """The test itself: what it must find, it finds."""
+def test_an_upward_import_is_found() -> None:
+    """The test itself works: it finds what it must find."""
     tree = ast.parse(
         "def f():\n    from . import views\n    from .providers import flow\n    from .http.endpoint import ApiView"
     )
@@ -127,18 +127,18 @@ def test_an_import_upward_is_found() -> None:
     assert list(own_imports("sessions", inside)) == ["sessions.tokens"]
 
 
-def test_views_do_not_touch_rows() -> None:
+def test_views_do_not_use_models() -> None:
     for name, module in MODULES.items():
         if name.split(".")[0] in ("views", "urls", "urls_users"):
             assert "models" not in set(own_imports(name, module)), name
 
 
-def test_rows_do_not_read_settings() -> None:
+def test_models_do_not_read_settings() -> None:
     assert "conf" not in set(own_imports("models", MODULES["models"]))
 
 
-def test_capabilities_know_no_responses() -> None:
-    """Below the HTTP edge, nothing makes an answer; `errors` has the one place that does, when it is called."""
+def test_capabilities_build_no_responses() -> None:
+    """Below the HTTP edge, nothing builds a response, except one function in `errors`."""
     for name, module in MODULES.items():
         if name == "errors" or LAYER_OF[name] >= FIRST_OF_HTTP:
             continue
@@ -146,7 +146,7 @@ def test_capabilities_know_no_responses() -> None:
         assert not {"rest_framework.response", "rest_framework.serializers"} & imported, name
 
 
-def test_one_module_knows_simplejwt() -> None:
+def test_only_one_module_uses_simplejwt() -> None:
     knowing = {
         name
         for name, module in MODULES.items()
@@ -157,20 +157,20 @@ def test_one_module_knows_simplejwt() -> None:
     assert knowing == {"signed_tokens"}
 
 
-def test_nothing_imports_a_leaf_but_leaves() -> None:
+def test_only_leaves_import_leaves() -> None:
     for name, module in MODULES.items():
         if LAYER_OF[name] < FIRST_LEAF:
             assert not [leaf for leaf in own_imports(name, module) if LAYER_OF[leaf] >= FIRST_LEAF]
 
 
-def test_receivers_are_a_table_of_contents() -> None:
-    """What reacts is in a capability: a request enters no module only to be sent on."""
+def test_receivers_only_connects_signals() -> None:
+    """The code that reacts is in a capability, and receivers only connects it."""
     tree = MODULES["receivers"].tree
 
     assert [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] == ["connect"]
 
 
-def test_no_module_is_called_after_nothing() -> None:
+def test_no_module_has_a_meaningless_name() -> None:
     vague = {"utils", "helpers", "common", "base", "services", "managers", "compat", "adapter"}
 
     assert not vague & {part for name in MODULES for part in name.split(".")}

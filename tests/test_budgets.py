@@ -1,4 +1,4 @@
-"""What requests cost in SQL statements and rows (architecture, statement budgets)."""
+"""The number of SQL statements and rows of a request."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.conftest import PASSWORD, Api, enrol, make_user
 pytestmark = pytest.mark.django_db
 
 TAKEN = ["SELECT", "DELETE"] if connection.vendor == "mysql" else ["DELETE"]
-"""What takes a session away and tells whose it was: a DELETE that returns the row, where that can be had."""
+"""Deletes a session and returns its row, if the database can do that."""
 _TRANSACTION = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "ROLLBACK", "SET ", "START TRANSACTION")
 
 
 @contextmanager
 def statements() -> Iterator[Callable[[], list[str]]]:
-    """Capture statements, but those that only open and close transactions and those of the limits in the database."""
+    """Capture SQL statements, except those that begin and end transactions and those of limits in the database."""
     with CaptureQueriesContext(connection) as captured:
         yield lambda: [
             query["sql"]
@@ -38,18 +38,18 @@ def statements() -> Iterator[Callable[[], list[str]]]:
 
 
 class TestStatements:
-    def test_a_refresh_costs_two(self, signed_in: Api) -> None:
+    def test_a_refresh_runs_two(self, signed_in: Api) -> None:
         with statements() as run:
             assert signed_in.refresh().status_code == 200
 
         assert [sql.split()[0] for sql in run()] == ["SELECT", "UPDATE"], run()
 
-    def test_counters_are_in_the_cache(self, signed_in: Api) -> None:
+    def test_limits_in_the_cache_run_none(self, signed_in: Api) -> None:
         signed_in.refresh()
 
         assert RateCounter.objects.exists() is not limits.cache_is_atomic()
 
-    def test_a_refresh_by_cookie_costs_two(self, user: Any) -> None:
+    def test_a_refresh_by_cookie_runs_two(self, user: Any) -> None:
         api = Api()
         api.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "session"})
         with statements() as run:
@@ -57,7 +57,7 @@ class TestStatements:
 
         assert len(run()) == 2
 
-    def test_a_replay_costs_one_and_its_event(self, signed_in: Api) -> None:
+    def test_a_replay_runs_one_and_its_event(self, signed_in: Api) -> None:
         spent = signed_in.refresh_token
         signed_in.refreshed()
         with statements() as run:
@@ -65,13 +65,13 @@ class TestStatements:
 
         assert [sql.split()[0] for sql in run()] == ["SELECT", "INSERT"]
 
-    def test_an_authenticated_request_costs_one(self, signed_in: Api) -> None:
+    def test_an_authenticated_request_runs_one(self, signed_in: Api) -> None:
         with statements() as run:
             assert signed_in.get("/api/whoami").status_code == 200
 
         assert [sql.split()[0] for sql in run()] == ["SELECT"]
 
-    def test_one_by_cookie_costs_one(self, user: Any) -> None:
+    def test_an_authenticated_request_by_cookie_runs_one(self, user: Any) -> None:
         api = Api()
         api.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "session"})
         with statements() as run:
@@ -79,20 +79,20 @@ class TestStatements:
 
         assert len(run()) == 1
 
-    def test_a_stateless_request_costs_none(self, signed_in: Api) -> None:
+    def test_a_stateless_request_runs_none(self, signed_in: Api) -> None:
         with statements() as run:
             assert signed_in.get("/api/stateless").status_code == 200
 
         assert run() == []
 
-    def test_an_anonymous_request_costs_one(self, api: Api, db: None) -> None:
-        """The public role is looked up for each: a change of it acts at once."""
+    def test_an_anonymous_request_runs_one(self, api: Api, db: None) -> None:
+        """The public role is looked up each time, so a change takes effect at once."""
         with statements() as run:
             assert api.get("/api/notes").status_code == 401
 
         assert [sql.split()[0] for sql in run()] == ["SELECT"]
 
-    def test_a_logout_costs_two_and_three_on_mariadb(self, signed_in: Api) -> None:
+    def test_a_logout_runs_two_and_three_on_mariadb(self, signed_in: Api) -> None:
         with statements() as run:
             assert (
                 signed_in.post("/auth/logout", {"refresh_token": signed_in.refresh_token}).status_code == 204
@@ -100,13 +100,13 @@ class TestStatements:
 
         assert [sql.split()[0] for sql in run()] == [*TAKEN, "INSERT"], run()
 
-    def test_a_logout_with_an_unknown_token_costs_none(self, api: Api, db: None) -> None:
+    def test_a_logout_with_an_unknown_token_runs_none(self, api: Api, db: None) -> None:
         with statements() as run:
             api.post("/auth/logout", {"refresh_token": "x"})
 
         assert run() == []
 
-    def test_a_login_costs_at_most_six_with_its_event(self, api: Api, user: Any) -> None:
+    def test_a_login_runs_at_most_six_with_its_event(self, api: Api, user: Any) -> None:
         with statements() as run:
             api.login(user.email)
 
@@ -115,7 +115,7 @@ class TestStatements:
         assert kinds.count("INSERT") == 2
         assert AuthEvent.objects.filter(kind="logged_in").count() == 1
 
-    def test_a_login_with_a_factor_costs_little_more(self, clock: Any, api: Api, user: Any) -> None:
+    def test_a_login_with_a_second_factor_runs_few_more(self, clock: Any, api: Api, user: Any) -> None:
         api.login(user.email)
         app, _codes = enrol(api)
         clock.shift(60)
@@ -123,10 +123,10 @@ class TestStatements:
         with statements() as run:
             Api().login(user.email, otp=code)
 
-        # The code is spent under its row's lock: a SELECT and an UPDATE; nothing asks whether there is a factor.
+        # The code is spent while its row is locked: a SELECT and an UPDATE. Nothing asks whether there is a factor.
         assert len(run()) <= 9, run()
 
-    def test_a_failed_login_costs_the_same_for_every_reason(self, api: Api, user: Any) -> None:
+    def test_a_failed_login_runs_as_many_for_every_reason(self, api: Api, user: Any) -> None:
         inactive = make_user(is_active=False)
         unusable = make_user(password=None)
         costs = []
@@ -142,7 +142,7 @@ class TestStatements:
 
         assert all(cost == costs[0] for cost in costs), costs
 
-    def test_no_token_costs_none(self, api: Api, db: None) -> None:
+    def test_a_refresh_without_a_token_runs_none(self, api: Api, db: None) -> None:
         for header in ({}, {"Authorization": "Bearer x"}):
             with statements() as run:
                 assert api.get("/auth/sessions", headers=header).status_code == 401
@@ -150,7 +150,7 @@ class TestStatements:
 
 
 class TestFiles:
-    """How many of our files somebody reads who follows a request."""
+    """How many of our files a reader who follows a request must visit."""
 
     def visited(self, act: Callable[[], Any]) -> set[str]:
         folder = str(Path(platform_auth.__file__).parent)
@@ -180,7 +180,7 @@ class TestFiles:
 
 class TestRows:
     @pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
-    def test_refreshes_add_none_and_the_last_costs_what_the_first_did(
+    def test_refreshes_add_none_and_never_get_more_expensive(
         self, count: int, user: Any, configure: Any
     ) -> None:
         """security.md, row 50."""
@@ -203,7 +203,7 @@ class TestRows:
         assert [sql.split()[0] for sql in run()] == ["SELECT", *TAKEN, "INSERT"]
         assert not RefreshSession.objects.exists()
 
-    def test_the_session_and_its_user_come_in_one_statement(self, signed_in: Api) -> None:
+    def test_the_session_and_its_user_are_read_in_one_statement(self, signed_in: Api) -> None:
         with statements() as run:
             signed_in.get("/api/whoami")
 

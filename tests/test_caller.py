@@ -22,7 +22,7 @@ def address(remote: str = "203.0.113.7", **headers: str) -> str | None:
     return caller.of(RequestFactory().get("/", REMOTE_ADDR=remote, headers=headers)).address
 
 
-class TestTheAddress:
+class TestAddress:
     """security.md, row 114."""
 
     FORGED = {
@@ -32,7 +32,7 @@ class TestTheAddress:
         "Client-IP": "1.1.1.1",
     }
 
-    def test_it_is_remote_addr_whatever_headers_say(self) -> None:
+    def test_it_is_remote_addr_regardless_of_headers(self) -> None:
         assert address(**self.FORGED) == "203.0.113.7"
 
     @pytest.mark.parametrize(
@@ -62,25 +62,25 @@ class TestTheAddress:
 
         assert address("10.0.0.9", **{"X-Forwarded-For": header}) == expected
 
-    def test_the_other_headers_count_for_nothing_behind_a_proxy_too(self, configure: Any) -> None:
+    def test_other_headers_are_ignored_behind_a_proxy_too(self, configure: Any) -> None:
         configure(TRUSTED_PROXY_COUNT=1)
 
         assert address("10.0.0.9", **{"X-Real-IP": "1.1.1.1", "Forwarded": "for=1.1.1.1"}) == "10.0.0.9"
 
     @pytest.mark.parametrize("remote", ["", "unix:", "/run/app.sock", "@"])
-    def test_there_is_none_on_a_unix_socket(self, remote: str) -> None:
+    def test_it_is_none_for_a_unix_socket(self, remote: str) -> None:
         who = caller.of(RequestFactory().get("/", REMOTE_ADDR=remote))
 
         assert (who.address, who.network) == (None, None)
 
-    def test_an_ipv4_address_in_an_ipv6_one_is_that_ipv4_address(self) -> None:
+    def test_an_ipv4_address_in_ipv6_becomes_ipv4(self) -> None:
         assert address("::ffff:203.0.113.7") == "203.0.113.7"
 
-    def test_a_zone_is_no_part_of_it(self) -> None:
+    def test_a_zone_is_removed(self) -> None:
         assert address("fe80::1%eth0") == "fe80::1"
 
     @given(st.text(max_size=60))
-    def test_nothing_in_the_header_breaks_it(self, header: str) -> None:
+    def test_an_invalid_header_does_no_harm(self, header: str) -> None:
         request = RequestFactory().get("/", REMOTE_ADDR="10.0.0.9", HTTP_X_FORWARDED_FOR=header)
         request.META["REMOTE_ADDR"] = header
 
@@ -88,7 +88,7 @@ class TestTheAddress:
         assert address is None or str(ipaddress.ip_address(address)) == address
 
 
-class TestTheNetwork:
+class TestNetwork:
     def test_an_ipv6_address_counts_by_its_64(self) -> None:
         one, other, third = (
             caller.Caller(text, "").network
@@ -98,12 +98,12 @@ class TestTheNetwork:
         assert one == other == "2001:db8:0:1::/64"
         assert third != one
 
-    def test_an_ipv4_address_counts_by_itself(self) -> None:
+    def test_an_ipv4_address_is_its_own_network(self) -> None:
         assert caller.Caller("203.0.113.7", "").network == "203.0.113.7"
 
 
-class TestAnIgnoredHeader:
-    def test_it_is_reported_once_when_it_comes_from_a_private_address(
+class TestIgnoredHeader:
+    def test_it_is_reported_once_if_it_came_from_a_private_address(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         for _ in range(3):
@@ -113,14 +113,14 @@ class TestAnIgnoredHeader:
         assert "TRUSTED_PROXY_COUNT" in caplog.text
         assert caller.ignored_forwarding_seen
 
-    def test_from_a_public_address_it_is_a_callers_own_invention(
+    def test_it_is_not_reported_if_it_came_from_a_public_address(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         address("8.8.8.8", **{"X-Forwarded-For": "198.51.100.1"})
 
         assert not caplog.records
 
-    def test_behind_a_trusted_proxy_nothing_is_reported(
+    def test_it_is_not_reported_behind_a_trusted_proxy(
         self, configure: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         configure(TRUSTED_PROXY_COUNT=1)
@@ -129,8 +129,8 @@ class TestAnIgnoredHeader:
         assert not caplog.records
 
 
-class TestTheUserAgent:
-    def test_it_is_cut_and_holds_no_control_character(self) -> None:
+class TestUserAgent:
+    def test_it_is_cut_and_control_characters_are_replaced(self) -> None:
         request = RequestFactory().get("/", headers={"User-Agent": "a\r\nb\x00c" + "x" * 1000})
 
         agent = caller.of(request).user_agent
@@ -146,10 +146,10 @@ class TestTheUserAgent:
         assert caller.device_name("curl/8.0").startswith("curl")
 
     @given(st.text(max_size=100))
-    def test_whatever_it_says_the_device_has_a_name(self, agent: str) -> None:
+    def test_every_user_agent_gives_a_device_name(self, agent: str) -> None:
         assert len(caller.device_name(agent)) <= 512
 
 
-def test_nobody_calls_where_there_is_no_request() -> None:
+def test_without_a_request_there_is_no_caller() -> None:
     assert caller.of(None) is caller.NOBODY
     assert caller.NOBODY.network is None

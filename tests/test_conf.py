@@ -1,4 +1,4 @@
-"""Settings: read when used."""
+"""Settings are read when they are used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from platform_auth.conf import SETTINGS, Rate, Setting, conf, derive_key, parse_
 
 
 class TestReading:
-    def test_a_change_counts_at_once(self, configure: Any) -> None:
+    def test_a_change_takes_effect_at_once(self, configure: Any) -> None:
         configure(ACCESS_TOKEN_TTL=timedelta(seconds=1))
         assert timedelta(seconds=1) == conf.ACCESS_TOKEN_TTL
         configure(ACCESS_TOKEN_TTL=timedelta(seconds=2))
@@ -24,8 +24,8 @@ class TestReading:
             assert setting.value is setting.default
             getattr(conf, name)
 
-    def test_each_is_of_the_type_that_mypy_takes_it_for(self) -> None:
-        """`Setting[X]` is what mypy reads, the column `type` what the checks read."""
+    def test_the_types_for_mypy_and_for_the_checks_agree(self) -> None:
+        """mypy reads `Setting[X]`, the checks read the field `type`."""
         for name, setting in SETTINGS.items():
             declared = getattr(setting, "__orig_class__", Setting[type(setting.default)])
             (kind,) = get_args(declared)
@@ -34,7 +34,7 @@ class TestReading:
             if get_origin(kind) is not Literal:
                 assert isinstance(getattr(conf, name), list if get_origin(kind) is list else kind)
 
-    def test_an_unknown_one_is_an_error(self) -> None:
+    def test_an_unknown_setting_is_an_error(self) -> None:
         with pytest.raises(AttributeError):
             _ = conf.NO_SUCH_SETTING
 
@@ -82,13 +82,13 @@ class TestRates:
         ("text", "limit", "seconds"),
         [("5/m", 5, 60), ("30/s", 30, 1), ("100/h", 100, 3600), ("35/d", 35, 86400), ("10/15m", 10, 900)],
     )
-    def test_are_read(self, text: str, limit: int, seconds: int) -> None:
+    def test_rates_are_parsed(self, text: str, limit: int, seconds: int) -> None:
         assert parse_rate(text) == Rate(limit, timedelta(seconds=seconds))
 
     @pytest.mark.parametrize(
         "text", ["", "5", "5/", "/m", "0/m", "-5/m", "5/w", "5/0m", "5 /m", "5/m\n", "٥/m", None, 5]
     )
-    def test_anything_else_is_an_error(self, text: Any) -> None:
+    def test_any_other_text_is_an_error(self, text: Any) -> None:
         with pytest.raises(ImproperlyConfigured):
             parse_rate(text)
 
@@ -108,7 +108,7 @@ class TestRates:
 
 
 class TestDerivedKeys:
-    def test_each_purpose_has_its_own(self) -> None:
+    def test_each_purpose_has_its_own_key(self) -> None:
         keys = {derive_key("secret", label=label) for label in ("a", "b", "access-token")}
 
         assert len(keys) == 3

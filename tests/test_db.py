@@ -1,4 +1,4 @@
-"""What the database gave up on is tried again."""
+"""Retries after the database gave up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.racing import together
 
 
 class Failing:
-    """A function that fails some times with what a driver raises, then returns."""
+    """A function that fails some times as a driver would, then returns."""
 
     def __init__(self, times: int, cause: Exception) -> None:
         self.times, self.cause, self.calls = times, cause, 0
@@ -27,7 +27,7 @@ class Failing:
 
 
 class Driver(Exception):
-    """A driver's error."""
+    """An exception of a database driver."""
 
     def __init__(self, *args: Any, sqlstate: str | None = None) -> None:
         super().__init__(*args)
@@ -46,28 +46,28 @@ GAVE_UP = {
 @pytest.mark.django_db(transaction=True)
 class TestRetried:
     @pytest.mark.parametrize("cause", list(GAVE_UP.values()), ids=list(GAVE_UP))
-    def test_it_is_tried_three_more_times(self, cause: Exception) -> None:
+    def test_it_retries_three_times(self, cause: Exception) -> None:
         function = Failing(3, cause)
 
         assert db.retried(function)() == "done"
         assert function.calls == 4
 
     @pytest.mark.parametrize("cause", list(GAVE_UP.values()), ids=list(GAVE_UP))
-    def test_then_it_is_503(self, cause: Exception) -> None:
+    def test_after_that_it_is_503(self, cause: Exception) -> None:
         function = Failing(9, cause)
 
         with pytest.raises(errors.ServiceUnavailable):
             db.retried(function)()
         assert function.calls == 4
 
-    def test_another_error_is_not(self) -> None:
+    def test_other_errors_are_not_retried(self) -> None:
         function = Failing(1, Driver("connection refused", sqlstate="08006"))
 
         with pytest.raises(DatabaseError):
             db.retried(function)()
         assert function.calls == 1
 
-    def test_nothing_is_within_a_transaction_of_the_caller(self) -> None:
+    def test_nothing_is_retried_inside_a_transaction_of_the_caller(self) -> None:
         function = Failing(1, GAVE_UP["deadlock"])
 
         with pytest.raises(OperationalError), transaction.atomic():
@@ -86,26 +86,26 @@ class TestInTransaction:
 
         function()
 
-    def test_what_goes_well_is_committed(self) -> None:
+    def test_a_success_is_committed(self) -> None:
         self.write(None)
 
         assert RateCounter.objects.exists()
 
     @pytest.mark.parametrize("error", [errors.InvalidCredentials(), ValueError(), OperationalError("gone")])
-    def test_what_is_raised_takes_back_what_was_written(self, error: Exception) -> None:
+    def test_an_exception_rolls_back(self, error: Exception) -> None:
         with pytest.raises(type(error)):
             self.write(error)
 
         assert not RateCounter.objects.exists()
 
     @pytest.mark.parametrize("error", [errors.InvalidOTP(), errors.RequestsExceeded(1)])
-    def test_a_refusal_that_must_keep_its_count_commits_it(self, error: Exception) -> None:
+    def test_an_error_that_keeps_changes_is_committed(self, error: Exception) -> None:
         with pytest.raises(type(error)):
             self.write(error)
 
         assert RateCounter.objects.exists()
 
-    def test_the_whole_is_tried_again_where_the_database_gave_up(self) -> None:
+    def test_the_whole_transaction_is_retried_if_the_database_gave_up(self) -> None:
         fails = Failing(3, GAVE_UP["deadlock"])
 
         @db.in_transaction
@@ -119,9 +119,9 @@ class TestInTransaction:
 
 @pytest.mark.race
 @pytest.mark.django_db(transaction=True)
-class TestARealDeadlock:
-    def test_both_get_through(self) -> None:
-        """Two transactions that take two rows in opposite order; the database ends one, which does it again."""
+class TestRealDeadlock:
+    def test_both_succeed(self) -> None:
+        """Two transactions lock two rows in opposite order; the database ends one of them, which is retried."""
         if connection.vendor == "sqlite":
             pytest.skip("SQLite has one writer, so no deadlock")
         for key in ("a", "b"):

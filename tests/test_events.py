@@ -1,4 +1,4 @@
-"""What happened: rows that are only ever added, and log records (security.md, row 121)."""
+"""Events: rows that are only ever added, and log records (security.md, row 121)."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def statements(captured: CaptureQueriesContext) -> list[str]:
 
 class TestEveryKind:
     def test_everything_that_happens_leaves_an_event(self, provider: Provider, clock: Any) -> None:
-        """security.md, row 121: each kind, with who, when, from where, and why."""
+        """security.md, row 121: each kind, with user, time, address and reason."""
         one = life.Life(provider, clock)
         one.live()
 
         seen = life.kinds()
-        # A proxy is noted once in the life of a process; its own test is the client's.
+        # A proxy is recorded once per process, which has its own test in test_caller.
         assert set(Kind.values) - seen <= {Kind.PROXY_IGNORED}
         for event in AuthEvent.objects.exclude(kind__in=(Kind.PROXY_IGNORED, Kind.ADMIN_CHANGED)):
             assert event.ip_address == "127.0.0.1" or event.kind == Kind.FACTOR_DISABLED, event.kind
@@ -50,14 +50,14 @@ class TestEveryKind:
 
 
 class TestCost:
-    def test_a_log_in_costs_one_statement(self, api: Api, user: Any) -> None:
+    def test_a_login_adds_one_statement(self, api: Api, user: Any) -> None:
         api.login(user.email)
         with CaptureQueriesContext(connection) as captured:
             api.login(user.email)
 
         assert len(statements(captured)) == 1
 
-    def test_refreshes_and_requests_cost_none(self, signed_in: Api) -> None:
+    def test_refreshes_and_requests_add_none(self, signed_in: Api) -> None:
         with CaptureQueriesContext(connection) as captured:
             signed_in.refreshed()
             signed_in.get("/api/whoami")
@@ -67,14 +67,14 @@ class TestCost:
 
 
 class TestAppendOnly:
-    """security.md, row 121: a row is added and, past its time, pruned; never changed."""
+    """security.md, row 121: rows are added and pruned, never changed."""
 
     @pytest.fixture
     def event(self, user: Any) -> AuthEvent:
         events.record(Kind.LOGGED_IN, user=user, who=Caller("127.0.0.1", "agent"), reason="pwd")
         return AuthEvent.objects.get()
 
-    def test_a_row_is_not_saved_again(self, event: AuthEvent) -> None:
+    def test_a_row_cannot_be_saved_again(self, event: AuthEvent) -> None:
         event.reason = "another"
 
         with pytest.raises(TypeError, match="never changed"):
@@ -108,19 +108,19 @@ class TestAppendOnly:
             "base delete",
         ],
     )
-    def test_rows_are_not_changed(self, event: AuthEvent, change: Any) -> None:
+    def test_rows_cannot_be_changed(self, event: AuthEvent, change: Any) -> None:
         with pytest.raises(TypeError, match="never"), transaction.atomic():
             change(AuthEvent.objects.all())
 
         assert AuthEvent.objects.get().reason == "pwd"
 
-    def test_a_row_is_not_written_over(self, event: AuthEvent) -> None:
+    def test_a_row_cannot_be_overwritten(self, event: AuthEvent) -> None:
         with pytest.raises(IntegrityError), transaction.atomic():
             AuthEvent(pk=event.pk, kind=Kind.LOGGED_OUT).save()
 
         assert AuthEvent.objects.get().kind == Kind.LOGGED_IN
 
-    def test_a_user_who_goes_leaves_them(self, event: AuthEvent, user: Any) -> None:
+    def test_they_stay_if_the_user_is_deleted(self, event: AuthEvent, user: Any) -> None:
         get_user_model().objects.filter(pk=user.pk).delete()
 
         kept = AuthEvent.objects.get(kind=Kind.LOGGED_IN)
@@ -129,9 +129,9 @@ class TestAppendOnly:
 
 
 class TestRecords:
-    """The same as log records of the logger `platform_auth`."""
+    """The same facts as log records of the logger `platform_auth`."""
 
-    def test_a_record_holds_the_facts(self, user: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_record_has_the_facts(self, user: Any, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO, logger="platform_auth"):
             events.record(
                 Kind.LOGIN_FAILED,
@@ -158,7 +158,7 @@ class TestRecords:
         assert facts["at"].endswith("+00:00")
 
     @pytest.mark.parametrize("character", ["\n", "\r", "\x00", "\x1b", "\x7f", "\x85", "\u2028", "\ud800"])
-    def test_nobody_writes_lines_of_their_own(
+    def test_nobody_can_forge_log_lines(
         self, api: Api, user: Any, caplog: pytest.LogCaptureFixture, character: str
     ) -> None:
         """security.md, row 121: control characters are neutralised, in rows and records."""
@@ -182,7 +182,7 @@ class TestRecords:
         assert (len(event.user_agent), len(event.provider), len(event.reason)) == (512, 64, 200)
 
     def test_a_session_is_not_named(self, api: Api, user: Any) -> None:
-        """What an event says of a session does not lead to a live one."""
+        """An event can't be traced to a live session."""
         from platform_auth.models import RefreshSession
 
         api.login(user.email)
@@ -192,7 +192,7 @@ class TestRecords:
         assert event.session_digest == events.session_digest(session.pk)
         assert str(session.pk) not in repr(vars(event))
 
-    def test_a_failed_log_in_names_the_account_and_not_what_was_typed(self, api: Api, user: Any) -> None:
+    def test_a_failed_login_names_the_account_not_what_was_typed(self, api: Api, user: Any) -> None:
         api.post("/auth/login", {"email": user.email, "password": "wrong"})
         api.post("/auth/login", {"email": "nobody@example.com", "password": PASSWORD})
 

@@ -1,4 +1,4 @@
-"""The example project as its user meets it: `manage.py demo`, its start page, its CORS, its settings for production."""
+"""The example project as a user sees it: `manage.py demo`, its start page, its CORS, its production settings."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def manage(folder: Path, *arguments: str, **variables: str) -> subprocess.Comple
 
 
 def mail_in(outbox: Path) -> Any:
-    """Return the first mail that comes into the demo's folder."""
+    """Return the first email in the demo's folder."""
     until = time.monotonic() + 120
     whole = b"-" * 79 + b"\n"
     while not (mails := [mail for file in outbox.glob("*") if (mail := file.read_bytes()).endswith(whole)]):
-        assert time.monotonic() < until, "no mail came"
+        assert time.monotonic() < until, "no email came"
         time.sleep(0.1)
     return message_from_bytes(mails[0], policy=policy.default)
 
@@ -64,7 +64,7 @@ def link_in(mail: Any) -> str:
 
 
 def form_in(html: str) -> tuple[str, dict[str, str]]:
-    """Return where the form of a page is sent, and what stands in its fields."""
+    """Return the target and the fields of a page's form."""
     (action,) = re.findall(r'<form method="post" action="([^"]+)">', html)
     fields = re.findall(r'<input[^>]* name="([^"]+)"[^>]* value="([^"]*)"', html)
     return unescape(action), {name: unescape(value) for name, value in fields}
@@ -80,15 +80,15 @@ PRODUCTION = {
 }
 
 
-class TestTheDemo:
-    def test_prints_passwords_with_which_one_can_log_in(self, site: Site) -> None:
+class TestDemo:
+    def test_prints_passwords_that_work(self, site: Site) -> None:
         printed = dict(re.findall(r"^  (\S+@example\.com) +(\S+)$", site.log.read_text(), re.MULTILINE))
 
         assert printed == PASSWORDS
         for email in printed:
             assert log_in(site, email).status_code == 200
 
-    def test_the_way_of_the_read_me(self, site: Site) -> None:
+    def test_the_commands_of_the_readme_work(self, site: Site) -> None:
         with site.client() as client:
             tokens = log_in(site).json()["data"]
             bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
@@ -106,7 +106,7 @@ class TestTheDemo:
             refused = client.get("/api/notes", headers=bearer)
             assert refused.json()["errors"][0]["extensions"]["code"] == "INVALID_TOKEN"
 
-    def test_a_user_changes_their_own_notes_only(self, site: Site) -> None:
+    def test_a_user_can_only_change_their_own_notes(self, site: Site) -> None:
         with site.client() as client:
             token = log_in(site, "bob@example.com").json()["data"]["access_token"]
             client.headers["Authorization"] = f"Bearer {token}"
@@ -116,7 +116,7 @@ class TestTheDemo:
             assert client.delete(f"/api/notes/{created.json()['id']}").status_code == 204
             assert client.delete("/api/notes/1").status_code == 404
 
-    def test_mails_go_to_a_folder_and_to_the_console(self, site: Site) -> None:
+    def test_emails_are_saved_and_printed(self, site: Site) -> None:
         with site.client() as client:
             client.post("/auth/password/request", json={"email": ALICE}).raise_for_status()
 
@@ -125,8 +125,8 @@ class TestTheDemo:
         assert link_in(mail).startswith(f"{site.url}/auth/password/reset/page?token=")
         assert f"To: {ALICE}" in site.log.read_text()
 
-    def test_a_forgotten_password_is_set_anew(self, tmp_path: Path) -> None:
-        """The whole way: ask, read the mail in the folder, open its link, send its form, log in."""
+    def test_a_forgotten_password_can_be_reset(self, tmp_path: Path) -> None:
+        """From start to end: request a reset, read the email in the folder, open its link, submit its form, log in."""
         new = "ten-quiet-meadows"
         with example_site.serve(tmp_path) as site, site.client() as client:
             asked = client.post("/auth/password/request", json={"email": ALICE})
@@ -145,20 +145,18 @@ class TestTheDemo:
         assert (done.status_code, "Your new password is set" in done.text) == (200, True)
         assert (old.status_code, answer.status_code, again.status_code) == (401, 200, 401)
 
-    def test_a_mail_is_sent_even_if_the_demo_is_stopped_at_once(self, tmp_path: Path) -> None:
+    def test_an_email_is_sent_even_if_the_demo_is_stopped_at_once(self, tmp_path: Path) -> None:
         with example_site.serve(tmp_path) as site:
             site.client().post("/auth/password/request", json={"email": ALICE}).raise_for_status()
 
         assert mail_in(site.outbox)["To"] == ALICE
 
-    def test_starts_again_on_what_is_there(self, tmp_path: Path) -> None:
+    def test_starts_again_with_existing_data(self, tmp_path: Path) -> None:
         for _start in range(2):
             with example_site.serve(tmp_path) as site:
                 assert log_in(site).status_code == 200
 
-    def test_a_port_that_is_taken_is_told_before_anything_is_announced(
-        self, site: Site, tmp_path: Path
-    ) -> None:
+    def test_a_port_in_use_is_reported_first(self, site: Site, tmp_path: Path) -> None:
         port = site.url.rpartition(":")[2]
 
         ended = manage(tmp_path, "demo", "--port", port, "--provider-port", "0")
@@ -175,8 +173,8 @@ class TestTheDemo:
         assert not (tmp_path / "db.sqlite3").exists()
 
 
-class TestTheAdminBehindTheFactor:
-    def test_it_asks_for_the_code_of_the_factor_that_the_api_set_up(self, tmp_path: Path) -> None:
+class TestAdminWithSecondFactor:
+    def test_it_asks_for_a_code_of_the_factor_set_up_through_the_api(self, tmp_path: Path) -> None:
         """security.md, row 125."""
         name, password = "admin@example.com", PASSWORDS["admin@example.com"]
         with example_site.serve(tmp_path, ADMIN_OTP="1") as site, site.client() as client:
@@ -209,8 +207,8 @@ class TestTheAdminBehindTheFactor:
         assert (with_it.status_code, with_it.headers["location"]) == (302, "/admin/")
 
 
-class TestTheStartPage:
-    def test_is_readable_without_a_script_and_allows_none_but_its_own(self, site: Site) -> None:
+class TestStartPage:
+    def test_works_without_scripts_and_allows_only_its_own(self, site: Site) -> None:
         with site.client() as client:
             page = client.get("/")
 
@@ -224,13 +222,13 @@ class TestTheStartPage:
             for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', client.get("/").text):
                 assert client.get(path).status_code == 200
 
-    def test_the_reset_page_that_it_links_to_is_there(self, site: Site) -> None:
+    def test_the_linked_reset_page_exists(self, site: Site) -> None:
         with site.client() as client:
             assert client.get("/auth/password/request/page").status_code == 200
 
 
 @pytest.mark.browser
-class TestTheStartPageInABrowser:
+class TestStartPageInABrowser:
     """With headless Chromium, under the page's own Content-Security-Policy."""
 
     @pytest.fixture
@@ -243,8 +241,8 @@ class TestTheStartPageInABrowser:
         page.context.close()
         assert errors == []
 
-    def test_log_in_read_notes_refresh_and_log_out(self, page: Any) -> None:
-        page.get_by_label("E-mail").fill(ALICE)
+    def test_a_user_can_log_in_read_notes_refresh_and_log_out(self, page: Any) -> None:
+        page.get_by_label("Email").fill(ALICE)
         page.get_by_label("Password", exact=True).fill(PASSWORDS[ALICE])
         page.get_by_role("button", name="Log in", exact=True).click()
 
@@ -264,16 +262,16 @@ class TestTheStartPageInABrowser:
         page.get_by_role("button", name="Log in", exact=True).wait_for()
         assert page.context.cookies() == []
 
-    def test_log_in_with_demo_id(self, page: Any) -> None:
+    def test_a_user_can_log_in_with_demo_id(self, page: Any) -> None:
         page.get_by_role("link", name="Log in with Demo ID").click()
-        # The provider's form, whose words differ between its versions.
+        # The provider's form, whose texts differ between its versions.
         page.locator('button[name="sub"][value="demo"]').first.click()
 
         page.get_by_text("Hello, demo@example.com").wait_for()
         assert "?" not in page.url or "reason" not in page.url
 
-    def test_a_wrong_password_is_told(self, page: Any) -> None:
-        page.get_by_label("E-mail").fill(ALICE)
+    def test_a_wrong_password_is_reported(self, page: Any) -> None:
+        page.get_by_label("Email").fill(ALICE)
         page.get_by_label("Password", exact=True).fill("wrong")
         page.get_by_role("button", name="Log in", exact=True).click()
 
@@ -284,7 +282,7 @@ class TestCORS:
     """Credentialed CORS by django-cors-headers, for exact origins (security.md, row 59)."""
 
     def preflight(self, site: Site, origin: str) -> requests.Response:
-        """Ask as a browser does before it posts JSON with cookies."""
+        """Send the request that a browser sends before it posts JSON with cookies."""
         with site.client() as client:
             return client.options(
                 "/auth/login",
@@ -321,7 +319,7 @@ class TestCORS:
         assert "Access-Control-Allow-Origin" not in answer.headers
         assert "Access-Control-Allow-Credentials" not in answer.headers
 
-    def test_an_allowed_origin_logs_in_with_cookies_and_refreshes(self, site: Site) -> None:
+    def test_an_allowed_origin_can_log_in_with_cookies_and_refresh(self, site: Site) -> None:
         with site.client() as client:
             client.headers.update({"Origin": SPA, "Sec-Fetch-Site": "same-site"})
             body = {"email": ALICE, "password": PASSWORDS[ALICE], "mode": "cookie"}
@@ -332,7 +330,7 @@ class TestCORS:
 
             assert client.post("/auth/refresh", json={"mode": "cookie"}).status_code == 200
 
-    def test_another_origin_sets_and_uses_no_cookie(self, site: Site) -> None:
+    def test_another_origin_can_neither_set_nor_use_a_cookie(self, site: Site) -> None:
         with site.client() as client:
             body = {"email": ALICE, "password": PASSWORDS[ALICE], "mode": "cookie"}
             client.post("/auth/login", json=body).raise_for_status()
@@ -343,7 +341,7 @@ class TestCORS:
                 assert "Set-Cookie" not in answer.headers
                 assert "Access-Control-Allow-Origin" not in answer.headers
 
-    def test_a_refusal_can_be_read_by_the_allowed_origin(self, site: Site) -> None:
+    def test_an_allowed_origin_can_read_a_refusal(self, site: Site) -> None:
         with site.client() as client:
             answer = client.get("/api/notes", headers={"Origin": SPA})
 
@@ -352,12 +350,12 @@ class TestCORS:
 
 
 class TestProduction:
-    def test_its_checks_are_content(self, tmp_path: Path) -> None:
+    def test_its_checks_pass(self, tmp_path: Path) -> None:
         done = manage(tmp_path, "check", "--deploy", "--fail-level", "WARNING", **PRODUCTION)
 
         assert done.returncode == 0, done.stderr
 
-    def test_it_does_not_start_on_the_key_of_the_demo(self, tmp_path: Path) -> None:
+    def test_it_does_not_start_with_the_key_of_the_demo(self, tmp_path: Path) -> None:
         done = manage(tmp_path, "check", **{**PRODUCTION, "SECRET_KEY": ""})
 
         assert done.returncode != 0

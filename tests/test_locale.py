@@ -1,7 +1,7 @@
 """Pages, emails, answers and the admin are in the reader's language.
 
-In a catalogue of the tests, which puts the name of the language before each text of ours: so an English text may
-change, and a new one needs no translation here. Whether the real translations are complete: tests/release_check.py.
+The tests use their own catalog, which puts the name of the language in front of each text. So an English text can
+change, and a new one needs no translation here. tests/release_check.py checks the real translations.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from platform_auth.mail import delivery, messages
 from platform_auth.models import OAuthIdentity, OAuthProvider
 from tests import texts
 from tests.conftest import PASSWORD, Api, code_of, enrol, make_user
-from tests.mails import token_of
+from tests.emails import token_of
 
 PLURALS = {
     "de": "nplurals=2; plural=(n != 1);",
@@ -50,7 +50,7 @@ each_language = pytest.mark.parametrize("language", LANGUAGES)
 
 @pytest.fixture(scope="module", autouse=True)
 def _catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Translate each text of ours into `[de] text`, whatever its real translation is."""
+    """Translate each of our texts into `[de] text`, regardless of its real translation."""
     root = tmp_path_factory.mktemp("locale")
     for language, plurals in PLURALS.items():
         catalogue = polib.POFile()
@@ -75,30 +75,30 @@ def _catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def language_of(text: str) -> str:
-    """Return the language that a text of ours is in."""
+    """Return the language that our texts are currently in."""
     return text[1:3] if re.match(r"\[[a-z]{2}\] ", text) else "en"
 
 
 def texts_in(page: str) -> list[str]:
-    """Return what a page or the HTML of an email says, without its tags."""
+    """Return the text of a page or HTML email, without tags."""
     without_style = re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL)
     return [unescape(text).strip() for text in re.findall(r">([^<>]+)<", without_style) if text.strip()]
 
 
 def lines_in(email: Any) -> list[str]:
-    """Return what an email says as text, line by line, and as HTML; but for its link."""
+    """Return the lines of an email's text and HTML, without its link."""
     html = str(email.alternatives[0][0])
     said = [line for line in email.body.splitlines() if line] + texts_in(html)
     return [line for line in said if not line.startswith("http")]
 
 
 class TestSources:
-    def test_what_is_said_at_import_waits_for_the_reader(self) -> None:
+    def test_texts_at_import_time_are_lazy(self) -> None:
         early = [call.where for call in texts.calls() if not call.is_lazy and not call.is_inside_function]
 
         assert early == []
 
-    def test_every_refusal_has_a_text_that_can_be_translated(self) -> None:
+    def test_every_error_message_can_be_translated(self) -> None:
         def below(error: type[Any]) -> list[type[Any]]:
             return [error, *(found for child in error.__subclasses__() for found in below(child))]
 
@@ -130,7 +130,7 @@ class TestAnswers:
         return response.json()["errors"][0]["message"]
 
     @each_language
-    def test_a_refusal_is_in_the_readers_language_and_its_code_is_not(self, language: str, api: Api) -> None:
+    def test_an_error_message_is_translated_and_its_code_is_not(self, language: str, api: Api) -> None:
         assert self.refusal(language, api) == f"[{language}] {self.refusal('en', api)}"
 
     @each_language
@@ -170,7 +170,7 @@ class TestAnswers:
             ("xx", "en"),
         ],
     )
-    def test_a_variant_is_answered_by_its_language_and_an_unknown_one_in_the_hosts(
+    def test_a_variant_falls_back_to_its_language_and_an_unknown_one_to_the_hosts(
         self, asked: str, answered: str, api: Api
     ) -> None:
         assert language_of(self.refusal(asked, api)) == answered
@@ -185,14 +185,14 @@ class TestAnswers:
 
 @pytest.mark.django_db(transaction=True)
 @each_language
-class TestMails:
-    """Sent by the thread, which has a language of its own."""
+class TestEmails:
+    """Sent by the thread, which has its own language."""
 
     @pytest.fixture(autouse=True)
     def _by_thread(self, configure: Any) -> None:
         configure(MAIL_DELIVERY="thread")
 
-    def test_a_reset_link_is_in_the_language_of_who_asked(self, language: str, api: Api) -> None:
+    def test_a_reset_link_is_in_the_language_of_the_request(self, language: str, api: Api) -> None:
         user = make_user()
 
         api.post("/auth/password/request", {"email": user.email}, headers={"Accept-Language": language})
@@ -200,7 +200,7 @@ class TestMails:
         message = self.sent(language)
         assert "60" in message.body
 
-    def test_a_link_asked_for_on_the_page_is_too(self, language: str, api: Api) -> None:
+    def test_a_link_requested_on_the_page_is_too(self, language: str, api: Api) -> None:
         user = make_user()
 
         api.client.post(
@@ -212,7 +212,7 @@ class TestMails:
 
         self.sent(language)
 
-    def test_a_notice_is_in_the_language_of_the_request_that_caused_it(self, language: str, api: Api) -> None:
+    def test_a_notice_is_in_the_language_of_its_request(self, language: str, api: Api) -> None:
         user = make_user()
         api.login(user.email)
 
@@ -224,7 +224,7 @@ class TestMails:
 
         self.sent(language)
 
-    def test_every_notice_is(self, language: str) -> None:
+    def test_every_notice_can_be_translated(self, language: str) -> None:
         user = make_user()
         who = Caller("2001:db8::7", FIREFOX)
 
@@ -241,7 +241,7 @@ class TestMails:
             mail.outbox.clear()
 
     def sent(self, language: str) -> Any:
-        """Return the one email that was sent, all of it in this language."""
+        """Return the only email that was sent, and check that all of it is in this language."""
         assert delivery.finish(timeout=30)
         (message,) = mail.outbox
         assert language_of(message.subject) == language
@@ -255,7 +255,7 @@ class TestMails:
 class TestPages:
     @pytest.mark.parametrize("asked", ["en", *LANGUAGES])
     @pytest.mark.parametrize("path", [REQUEST_PAGE, f"{RESET_PAGE}?token=x"])
-    def test_a_page_says_its_language_and_direction(self, asked: str, path: str, api: Api) -> None:
+    def test_a_page_declares_its_language_and_direction(self, asked: str, path: str, api: Api) -> None:
         response = api.client.get(path, headers={"Accept-Language": asked})
 
         html = response.content.decode()
@@ -265,7 +265,7 @@ class TestPages:
         self.check(html, asked)
 
     @pytest.mark.parametrize("asked", ["fa", "he", "it"])
-    def test_a_page_in_english_says_english_whatever_was_asked_for(self, asked: str, api: Api) -> None:
+    def test_a_page_in_english_declares_english_for_an_unknown_language(self, asked: str, api: Api) -> None:
         html = api.client.get(REQUEST_PAGE, headers={"Accept-Language": asked}).content.decode()
 
         assert '<html lang="en" dir="ltr">' in html
@@ -285,7 +285,7 @@ class TestPages:
         self.check(html, language, *rules)
 
     @each_language
-    def test_refusals_of_a_form_are_too(self, language: str, api: Api) -> None:
+    def test_errors_of_a_form_are_in_the_readers_language(self, language: str, api: Api) -> None:
         response = api.client.post(
             REQUEST_PAGE,
             "email=nonsense",
@@ -300,18 +300,18 @@ class TestPages:
         self.check(html, language, refusal)
 
     def check(self, html: str, language: str, *djangos: str) -> None:
-        """Check that a page says all in one language, but for the site's name and texts of Django."""
+        """Check that a page is in one language, except for the site's name and Django's texts."""
         said = [text for text in texts_in(html) if text not in ("testserver", *djangos)]
         assert said
         assert [text for text in said if language_of(text) != language] == []
 
-    def test_what_is_written_from_left_to_right_stays_so(self, api: Api) -> None:
+    def test_left_to_right_values_stay_left_to_right(self, api: Api) -> None:
         html = api.client.get(REQUEST_PAGE, headers={"Accept-Language": "ar"}).content.decode()
 
         (field,) = re.findall(r'<input[^>]*type="email"[^>]*>', html)
         assert 'dir="ltr"' in field
 
-    def test_the_style_knows_no_left_and_right(self) -> None:
+    def test_the_style_uses_no_left_and_right(self) -> None:
         for path in (texts.PACKAGE / "templates").rglob("*.html"):
             source = path.read_text()
             assert (
@@ -346,7 +346,7 @@ class TestAdmin:
             assert not set(labels) & set(english), model
 
     @each_language
-    def test_a_users_page_names_what_they_have(self, language: str, user: Any, signed_in: Api) -> None:
+    def test_a_users_page_is_in_the_readers_language(self, language: str, user: Any, signed_in: Api) -> None:
         enrol(signed_in)
         signed_in.client.force_login(make_user(is_staff=True, is_superuser=True))
 

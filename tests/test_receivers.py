@@ -1,4 +1,4 @@
-"""What acts when somebody else writes a user's row, and that nothing acts on a host's other models."""
+"""What happens if other code changes a user's row, and that nothing happens for a host's other models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEW_PASSWORD = "another horse and battery"
 
 
 def employee_of(user: Any) -> Employee:
-    """Give a user a row in the table of the user model's child."""
+    """Create a row for a user in the table of the user model's child."""
     employee = Employee(user_ptr=user, badge="7")
     employee.save_base(raw=True)
     return Employee.objects.get(pk=user.pk)
@@ -59,13 +59,13 @@ class TestPasswordSetElsewhere:
         assert not PasswordResetToken.objects.filter(user=user).exists()
         assert AuthEvent.objects.filter(kind="session_revoked", reason="password set", user=user).exists()
 
-    def test_the_command_of_django_does_too(self, signed_in: Api, user: Any) -> None:
+    def test_djangos_changepassword_does_too(self, signed_in: Api, user: Any) -> None:
         with mock.patch("getpass.getpass", return_value=NEW_PASSWORD):
             call_command("changepassword", user.get_username(), stdout=io.StringIO())
 
         assert not RefreshSession.objects.filter(user=user).exists()
 
-    def test_it_goes_on_where_no_event_can_be_written(
+    def test_it_works_if_no_event_can_be_written(
         self, signed_in: Api, user: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Between migrations there may be no table yet."""
@@ -77,8 +77,8 @@ class TestPasswordSetElsewhere:
         assert not RefreshSession.objects.filter(user=user).exists()
 
     @AS_ANOTHER_MODEL
-    def test_it_may_be_set_through_another_model(self, signed_in: Api, user: Any, as_model: Any) -> None:
-        """security.md, row 27: each model saves in its own name."""
+    def test_it_can_be_set_through_another_model(self, signed_in: Api, user: Any, as_model: Any) -> None:
+        """security.md, row 27: each model sends the signal as itself."""
         same = as_model(user)
         same.set_password(NEW_PASSWORD)
         same.save()
@@ -86,7 +86,7 @@ class TestPasswordSetElsewhere:
         assert code_of(signed_in.get("/users/me")) == "INVALID_TOKEN"
         assert AuthEvent.objects.get(kind="session_revoked").user == user
 
-    def test_a_child_that_is_new_may_belong_to_an_old_account(self, signed_in: Api, user: Any) -> None:
+    def test_a_new_child_row_can_belong_to_an_old_account(self, signed_in: Api, user: Any) -> None:
         employee = Employee(user_ptr=user, badge="7")
         employee.__dict__.update(vars(user))
         employee.set_password(NEW_PASSWORD)
@@ -95,7 +95,7 @@ class TestPasswordSetElsewhere:
         assert code_of(signed_in.get("/users/me")) == "INVALID_TOKEN"
 
     def test_a_new_account_has_nothing_to_end(self) -> None:
-        """It costs what it does without us."""
+        """It runs as many statements as without us."""
         with CaptureQueriesContext(connection) as captured:
             make_user()
 
@@ -121,7 +121,7 @@ class TestPasswordSetElsewhere:
 
 class TestUserDeleted:
     @AS_ANOTHER_MODEL
-    def test_it_leaves_one_event_through_whatever_model(self, user: Any, as_model: Any) -> None:
+    def test_it_leaves_one_event_through_every_model(self, user: Any, as_model: Any) -> None:
         """security.md, row 121."""
         same = as_model(user)
         what = f"user {user.pk}"
@@ -131,21 +131,21 @@ class TestUserDeleted:
         assert AuthEvent.objects.filter(kind="user_deleted", reason=what).count() == 1
 
     @AS_ANOTHER_MODEL
-    def test_many_at_once_leave_one_each(self, user: Any, as_model: Any) -> None:
+    def test_deleting_many_leaves_one_event_each(self, user: Any, as_model: Any) -> None:
         both = [as_model(user), as_model(make_user())]
         type(both[0]).objects.filter(pk__in=[each.pk for each in both]).delete()
 
         assert AuthEvent.objects.filter(kind="user_deleted").count() == 2
 
-    def test_a_child_that_goes_alone_is_no_account_that_goes(self, user: Any) -> None:
+    def test_deleting_only_a_child_row_records_nothing(self, user: Any) -> None:
         employee_of(user).delete(keep_parents=True)
 
         assert not AuthEvent.objects.filter(kind="user_deleted").exists()
 
 
 class TestUserModelInTwoTables:
-    def test_everything_acts(self) -> None:
-        """security.md, rows 27 and 121: a host of its own, whose user model inherits from one that has the password."""
+    def test_every_reaction_works(self) -> None:
+        """security.md, rows 27 and 121: a separate host whose user model inherits from one with the password."""
         done = subprocess.run(
             [sys.executable, "-m", "tests.parentapp"], capture_output=True, text=True, check=False
         )
@@ -158,11 +158,11 @@ class TestUserModelInTwoTables:
 
 
 class TestModelsOfTheHost:
-    """A listener to all models would have Django load each row that a host deletes at once."""
+    """With a receiver for all models, Django would load each row that a host deletes."""
 
     @pytest.mark.parametrize("model", [Note, Session])
     @pytest.mark.parametrize("signal", MODEL_SIGNALS)
-    def test_we_listen_to_none_of_them(self, signal: Any, model: Any) -> None:
+    def test_no_receiver_is_connected_to_them(self, signal: Any, model: Any) -> None:
         assert not signal.has_listeners(model)
 
     def test_many_rows_are_deleted_in_one_statement(self) -> None:
@@ -177,7 +177,7 @@ class TestModelsOfTheHost:
         assert len([query for query in captured if "django_session" in query["sql"]]) == len(captured) == 1
         assert not Session.objects.exists()
 
-    def test_what_goes_with_a_user_is_not_loaded(self, user: Any) -> None:
+    def test_rows_deleted_with_a_user_are_not_loaded(self, user: Any) -> None:
         Note.objects.bulk_create(Note(owner=user, text="text") for _number in range(10))
         with CaptureQueriesContext(connection) as captured:
             user.delete()

@@ -1,4 +1,4 @@
-"""Which URLs we send people to: `reset_url` and `redirect` against two parsers that are not ours."""
+"""Which URLs we send people to: `reset_url` and `redirect`, compared with two independent parsers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def accepts(check: Any, url: Any) -> bool:
 
 
 class TestHostileURLs:
-    """security.md, rows 78 to 80, 82: strings that look like an allowed URL to one parser or another."""
+    """security.md, rows 78 to 80, 82: strings that look like an allowed URL to some parser."""
 
     @pytest.mark.parametrize("url", HOSTILE["refused_reset_url"])
     def test_none_passes_as_reset_url(self, url: str) -> None:
@@ -63,8 +63,8 @@ class TestHostileURLs:
         assert "Location" not in response.headers
 
     @pytest.mark.parametrize("url", HOSTILE["refused_reset_url"])
-    def test_listing_one_does_not_let_it_pass(self, configure: Any, url: str) -> None:
-        """The filter comes first: a bad entry is a check error, and nothing is sent there either."""
+    def test_listing_one_does_not_allow_it(self, configure: Any, url: str) -> None:
+        """The filter comes first: a bad entry is reported by a check, and isn't used either."""
         merely_another_url = {
             "https://evil.example?@allowed.example/reset",
             "http://allowed.example/reset",
@@ -141,18 +141,18 @@ class TestAllowed:
             "/" + "a" * 2048,
         ],
     )
-    def test_its_neighbours_do_not(self, redirect: str) -> None:
+    def test_similar_urls_are_refused(self, redirect: str) -> None:
         assert not accepts(redirects.check_redirect, redirect)
 
     @pytest.mark.parametrize(
         "url", ["//evil.example", "/\\evil.example", "///", "https://a.example/", "a", ""]
     )
-    def test_a_local_path_has_one_slash_in_front(self, url: str) -> None:
+    def test_a_local_path_starts_with_a_single_slash(self, url: str) -> None:
         assert not redirects.is_local_path(url)
 
 
 class TestResetURL:
-    """What an entry may be, beyond being read alike by all."""
+    """What an entry may contain, apart from being unambiguous."""
 
     @pytest.mark.parametrize(
         "url",
@@ -171,7 +171,7 @@ class TestResetURL:
             "https://1.a/",
         ],
     )
-    def test_it_may_be_listed(self, url: str) -> None:
+    def test_it_can_be_listed(self, url: str) -> None:
         assert redirects.is_unambiguous(url, for_reset=True)
 
     @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ class TestResetURL:
             f"https://xn--{'a' * 60}.example/",
         ],
     )
-    def test_it_may_not_be_listed(self, url: str) -> None:
+    def test_it_cannot_be_listed(self, url: str) -> None:
         assert not redirects.is_unambiguous(url, for_reset=True)
 
 
@@ -236,11 +236,11 @@ class TestToken:
             ("https://a.example/{token}?x=1", "https://a.example/T?x=1"),
         ],
     )
-    def test_it_stands_where_the_placeholder_does_else_in_the_query(self, url: str, expected: str) -> None:
+    def test_it_replaces_the_placeholder_or_is_added_to_the_query(self, url: str, expected: str) -> None:
         assert redirects.with_token(url, "T") == expected
 
     @given(st.text(min_size=1, max_size=60).filter(lambda text: text.isprintable()))
-    def test_any_value_comes_back_from_the_query(self, value: str) -> None:
+    def test_any_value_survives_in_the_query(self, value: str) -> None:
         url = redirects.with_parameter("https://a.example/r?x=1#f", "token", value)
 
         assert parse_qs(urlsplit(url).query)["token"] == [value]
@@ -263,7 +263,7 @@ lines.on('line', line => {
 
 
 class Browser:
-    """The WHATWG URL parser of one node process: what a browser makes of a Location header or a link."""
+    """The WHATWG URL parser of a node process: how a browser reads a Location header or a link."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -275,7 +275,7 @@ class Browser:
         )
 
     def read(self, url: str, base: str = "https://evil.example/x/") -> Any:
-        """Return [origin, path, query, fragment], or None where a browser would not go."""
+        """Return [origin, path, query, fragment], or None if a browser would refuse the URL."""
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(json.dumps([url, base]) + "\n")
@@ -466,7 +466,7 @@ many = hypothesis_settings(
 
 @pytest.mark.node
 class TestBrowser:
-    """security.md, row 80: what is accepted means the same to a browser, to urllib and to us."""
+    """security.md, row 80: an accepted URL means the same to a browser, to urllib and to us."""
 
     @many
     @given(url=urls)
@@ -482,7 +482,7 @@ class TestBrowser:
         listed = url == "https://app.example:8443/done?x=1"
         parts = urlsplit(absolute)
         origin, path, query, _href = browser.read(absolute)
-        # Whatever page the browser is on: the Location is absolute.
+        # No matter which page the browser is on, because the Location is absolute.
         assert origin == ("https://app.example:8443" if listed else PUBLIC_URL)
         assert path == (parts.path or "/")
         assert query == (f"?{parts.query}" if parts.query else "")
@@ -491,7 +491,7 @@ class TestBrowser:
 
     @many
     @given(url=urls)
-    def test_an_accepted_local_path_is_one_to_the_browser(self, browser: Browser, url: str) -> None:
+    def test_an_accepted_local_path_is_local_to_a_browser(self, browser: Browser, url: str) -> None:
         if not (redirects.is_local_path(url) and redirects.is_unambiguous(url)):
             return
 

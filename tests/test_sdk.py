@@ -1,4 +1,4 @@
-"""The official JavaScript clients of this API, unchanged, against the example site in a process of its own."""
+"""The official JavaScript clients of this API, unchanged, with the example site in a separate process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.example_site import Site
 pytestmark = [
     pytest.mark.node,
     pytest.mark.skipif(node_packages.missing() is not None, reason=node_packages.missing() or ""),
-    # One server for the module: its tests go to one worker.
+    # One server for the module, so its tests run in one worker.
     pytest.mark.xdist_group("sdk"),
 ]
 
@@ -67,15 +67,15 @@ def run(
     return done.stdout.strip()
 
 
-class TestTheOfficialClients:
+class TestOfficialClients:
     @pytest.mark.parametrize(("client", "mode"), CLIENTS)
-    def test_log_in_refresh_call_and_log_out(
+    def test_login_refresh_call_and_logout_work(
         self, packages: Path, site: Site, client: str, mode: str
     ) -> None:
         run(packages, site, "log in, refresh, call, log out", client, mode)
 
     @pytest.mark.parametrize(("client", "mode"), [("sdk", "json"), ("sdk", "session"), ("sdk-10", "json")])
-    def test_enable_log_in_with_and_disable_a_second_factor(
+    def test_a_second_factor_can_be_enabled_used_and_disabled(
         self, packages: Path, tmp_path: Path, client: str, mode: str
     ) -> None:
         with example_site.serve(tmp_path, EXPIRES_UNIT="milliseconds") as site:
@@ -85,19 +85,17 @@ class TestTheOfficialClients:
         ("client", "email"),
         [("sdk", "alice@example.com"), ("sdk-10", "bob@example.com"), ("sdk-js", "admin@example.com")],
     )
-    def test_ask_for_a_reset_mail_and_reset_the_password(
-        self, packages: Path, tmp_path: Path, client: str, email: str
-    ) -> None:
+    def test_a_password_can_be_reset(self, packages: Path, tmp_path: Path, client: str, email: str) -> None:
         with example_site.serve(tmp_path, EXPIRES_UNIT="milliseconds") as site:
             run(packages, site, "password reset", client, "json", email=email)
 
 
 class TestExpiresUnit:
-    """The official clients take `expires` for milliseconds: with seconds a token seems to be over at once."""
+    """The official clients read `expires` as milliseconds: with seconds, a token seems to expire at once."""
 
-    def test_milliseconds_let_the_clients_keep_their_token(self, packages: Path, site: Site) -> None:
+    def test_with_milliseconds_the_clients_keep_their_token(self, packages: Path, site: Site) -> None:
         assert run(packages, site, "refreshes of ten calls", "sdk", "json") == "0"
 
-    def test_seconds_make_the_clients_refresh_before_each_call(self, packages: Path, tmp_path: Path) -> None:
+    def test_with_seconds_the_clients_refresh_before_each_call(self, packages: Path, tmp_path: Path) -> None:
         with example_site.serve(tmp_path, EXPIRES_UNIT="seconds") as site:
             assert int(run(packages, site, "refreshes of ten calls", "sdk", "json")) >= 10

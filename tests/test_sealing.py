@@ -15,12 +15,12 @@ class TestSealing:
     """security.md, row 122."""
 
     @given(st.text())
-    def test_unseal_is_the_inverse_of_seal(self, text: str) -> None:
+    def test_unseal_returns_what_was_sealed(self, text: str) -> None:
         if text.encode(errors="ignore").decode() != text:
             return
         assert sealing.unseal("totp:1", sealing.seal("totp:1", text)) == text
 
-    def test_it_is_versioned_and_never_twice_the_same(self) -> None:
+    def test_the_ciphertext_has_a_version_and_never_repeats(self) -> None:
         one, other = sealing.seal("p", "secret"), sealing.seal("p", "secret")
 
         assert one.startswith("v1.")
@@ -28,14 +28,14 @@ class TestSealing:
         assert "secret" not in one
 
     @pytest.mark.parametrize("purpose", ["totp:2", "totp:", "totp:1 ", "provider:1"])
-    def test_it_does_not_open_for_another_row_or_field(self, purpose: str) -> None:
+    def test_it_cannot_be_decrypted_for_another_row_or_column(self, purpose: str) -> None:
         sealed = sealing.seal("totp:1", "secret")
 
         with pytest.raises(sealing.SealBroken):
             sealing.unseal(purpose, sealed)
 
     @pytest.mark.parametrize("broken", ["", "v1.", "v1.x", "secret", "v2.gAAAA", "é"])
-    def test_what_is_no_seal_is_an_error_never_a_secret(self, broken: str) -> None:
+    def test_an_invalid_ciphertext_is_an_error(self, broken: str) -> None:
         with pytest.raises(sealing.SealBroken):
             sealing.unseal("p", broken)
 
@@ -46,7 +46,7 @@ class TestSealing:
             with pytest.raises(sealing.SealBroken):
                 sealing.unseal("p", altered)
 
-    def test_keys_rotate(self, settings: Any) -> None:
+    def test_keys_can_be_rotated(self, settings: Any) -> None:
         sealed = sealing.seal("p", "secret")
         settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
         settings.SECRET_KEY = "new-" + "n" * 60
@@ -60,14 +60,14 @@ class TestSealing:
         assert "ENCRYPTION_KEYS" in str(raised.value)
         assert "secret-" not in str(raised.value)
 
-    def test_a_key_of_its_own_stands_in_for_secret_key(self, settings: Any, configure: Any) -> None:
+    def test_encryption_keys_replace_secret_key(self, settings: Any, configure: Any) -> None:
         configure(ENCRYPTION_KEYS=["k" * 32])
         sealed = sealing.seal("p", "secret")
         settings.SECRET_KEY = "new-" + "n" * 60
 
         assert sealing.unseal("p", sealed) == "secret"
 
-    def test_it_has_an_age(self, clock: Any) -> None:
+    def test_it_can_expire(self, clock: Any) -> None:
         sealed = sealing.seal("p", "secret")
         clock.shift(600)
         assert sealing.unseal("p", sealed, max_age=600) == "secret"

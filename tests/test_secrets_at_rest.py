@@ -1,6 +1,4 @@
-"""security.md, rows 120 and 123: nothing that opened anything is left in a log, the database, an admin page or a
-fixture.
-"""
+"""security.md, rows 120 and 123: no used secret is left in a log, the database, an admin page or a fixture."""
 
 from __future__ import annotations
 
@@ -21,17 +19,17 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def lived(provider: Provider, clock: Any) -> tuple[life.Life, str]:
-    """Run through everything; return what was issued, and all that was logged at DEBUG."""
+    """Run through everything; return what was issued and everything that was logged at DEBUG."""
     one = life.Life(provider, clock)
     with life.log_of_everything() as log:
         one.live()
     return one, log.getvalue()
 
 
-class TestTheSearch:
-    """It finds what is planted."""
+class TestSearch:
+    """The search finds planted secrets."""
 
-    def test_a_secret_is_found_in_any_dress(self) -> None:
+    def test_a_secret_is_found_in_every_encoding(self) -> None:
         secret = "a secret/with+signs=="
 
         for text in (
@@ -43,7 +41,7 @@ class TestTheSearch:
             assert life.found_in(f"before {text} after", {secret, "another"}) == {secret}
         assert life.found_in("nothing here", {secret}) == set()
 
-    def test_it_reads_what_is_logged(self) -> None:
+    def test_it_reads_the_log(self) -> None:
         with life.log_of_everything() as log:
             logging.getLogger("platform_auth").debug("token %s", "planted-one")
             logging.getLogger("django.request").info("fine", extra={"facts": {"token": "planted-two"}})
@@ -62,7 +60,7 @@ class TestTheSearch:
 
 
 @pytest.mark.django_db(transaction=True)
-class TestAFixture:
+class TestFixture:
     """What `dumpdata` writes of a user with a factor can be loaded again."""
 
     @pytest.fixture
@@ -79,7 +77,7 @@ class TestAFixture:
         call_command("loaddata", fixture, verbosity=0)
         return made
 
-    def test_the_factor_is_still_on_and_opens_by_its_codes(
+    def test_the_factor_is_still_on_and_accepts_its_codes(
         self, clock: Any, reloaded: tuple[Authenticator, list[str]], user: Any
     ) -> None:
         app, _codes = reloaded
@@ -89,7 +87,7 @@ class TestAFixture:
         api.login(user.email, otp=app.code())
         assert api.get("/auth/tfa").json()["data"]["enabled"] is True
 
-    def test_the_recovery_codes_are_loaded_dead_and_do_not_count(
+    def test_the_recovery_codes_no_longer_work_and_do_not_count(
         self, clock: Any, reloaded: tuple[Authenticator, list[str]], user: Any
     ) -> None:
         """Their digests are not in the fixture."""
@@ -108,16 +106,16 @@ class TestAFixture:
         assert RecoveryCode.objects.count() == 10
         assert api.get("/auth/tfa").json()["data"]["recovery_codes_left"] == 10
 
-    def test_the_session_is_loaded_dead(
+    def test_the_session_no_longer_works(
         self, clock: Any, reloaded: tuple[Authenticator, list[str]], signed_in: Api
     ) -> None:
         assert signed_in.refresh().status_code == 401
 
 
-class TestWhatIsLeft:
-    """One run through everything, then a look into every corner."""
+class TestLeftovers:
+    """A run through everything, then a search in every place."""
 
-    def test_nothing_that_opened_anything(self, lived: tuple[life.Life, str]) -> None:
+    def test_no_secret_is_left(self, lived: tuple[life.Life, str]) -> None:
         one, log = lived
         assert len(one.secrets) > 60
         assert len(one.digests) > 3
@@ -126,6 +124,6 @@ class TestWhatIsLeft:
 
         assert life.found_in(log, one.secrets) == set()
         assert life.found_in(life.database_dump(), one.secrets) == set()
-        # A fixture of a factor holds its sealed secret, or it could not be loaded again.
+        # A fixture of a factor contains its encrypted secret; otherwise it couldn't be loaded again.
         assert life.found_in(life.fixtures_dump(), one.secrets | (one.digests - sealed)) == set()
         assert life.found_in(life.admin_pages(one.admin), one.secrets | one.digests) == set()

@@ -1,4 +1,4 @@
-"""What a host project may listen to."""
+"""The signals for host projects."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
 
 @contextlib.contextmanager
 def heard() -> Iterator[dict[str, list[dict[str, Any]]]]:
-    """Collect what every signal of ours carries."""
+    """Collect the arguments of all our signals."""
     calls: dict[str, list[dict[str, Any]]] = {name: [] for name in ALL}
     receivers = {}
     for name, signal in ALL.items():
@@ -56,10 +56,10 @@ def heard() -> Iterator[dict[str, list[dict[str, Any]]]]:
 
 
 class TestSignals:
-    def test_the_public_ones_are_these(self) -> None:
+    def test_these_are_the_public_signals(self) -> None:
         assert set(ALL) == set(DOCUMENTED)
 
-    def test_each_is_sent_with_what_it_documents(self, provider: Provider, clock: Any) -> None:
+    def test_each_has_the_documented_arguments(self, provider: Provider, clock: Any) -> None:
         one = life.Life(provider, clock)
         with heard() as calls:
             one.live()
@@ -75,7 +75,7 @@ class TestSignals:
                     assert isinstance(facts[argument], kind)
                 assert not life.found_in(repr({**facts, "request": None}), one.secrets - {one.user.email})
 
-    def test_a_receiver_that_fails_changes_nothing(
+    def test_a_failing_receiver_changes_nothing(
         self, api: Api, user: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         def fail(**facts: Any) -> None:
@@ -95,7 +95,7 @@ class TestSignals:
 
         assert [record for record in caplog.records if "receiver" in record.getMessage()]
 
-    def test_djangos_own_are_sent_too(self, api: Api, user: Any) -> None:
+    def test_djangos_own_signals_are_sent_too(self, api: Api, user: Any) -> None:
         sent: list[str] = []
         receivers = []
         for name, signal in (("in", user_logged_in), ("out", user_logged_out), ("failed", user_login_failed)):

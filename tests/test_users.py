@@ -12,7 +12,7 @@ pytestmark = pytest.mark.django_db
 
 
 class TestUserView:
-    def test_it_answers_the_fields_that_the_user_model_has(self, signed_in: Api, user: Any) -> None:
+    def test_it_returns_the_fields_that_the_user_model_has(self, signed_in: Api, user: Any) -> None:
         response = signed_in.get("/users/me")
 
         data = response.json()["data"]
@@ -23,10 +23,10 @@ class TestUserView:
         assert data["tfa_enabled"] is False
         assert data["last_login"].endswith("Z")
 
-    def test_both_slash_forms_answer(self, signed_in: Api) -> None:
+    def test_it_works_with_and_without_a_trailing_slash(self, signed_in: Api) -> None:
         assert signed_in.get("/users/me").json() == signed_in.get("/users/me/").json()
 
-    def test_nobody_is_no_user(self, api: Api, db: None) -> None:
+    def test_without_a_token_it_is_401(self, api: Api, db: None) -> None:
         response = api.get("/users/me")
 
         assert response.status_code == 401

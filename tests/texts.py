@@ -1,4 +1,4 @@
-"""What our sources say to people: found without GNU gettext, by Python's and Django's own parsers."""
+"""The texts in our sources that people read: found without GNU gettext, with Python's and Django's own parsers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _IN_TEMPLATE = re.compile(r"\b(n?p?gettext)\((?=u?['\"])")
 
 
 class Text(NamedTuple):
-    """What a catalogue has an entry for."""
+    """A text that a catalog has an entry for."""
 
     context: str | None
     message: str
@@ -36,7 +36,7 @@ class Text(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call of a translating function in Python."""
+    """A call of a translation function in Python."""
 
     text: Text
     is_lazy: bool
@@ -45,7 +45,7 @@ class Call(NamedTuple):
 
 
 def calls() -> Iterator[Call]:
-    """Yield every call in our Python."""
+    """Yield every call in our Python files."""
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text())
         names = {
@@ -59,7 +59,7 @@ def calls() -> Iterator[Call]:
 
 
 def texts() -> set[Text]:
-    """Return every text of our Python and our templates."""
+    """Return every text in our Python files and templates."""
     found = {call.text for call in calls()}
     for path in sorted(PACKAGE.glob("templates/**/*")):
         if path.is_file():
@@ -89,7 +89,7 @@ def _text(call: ast.Call, name: str) -> Text:
 
 
 def _texts_of_template(source: str) -> Iterator[Text]:
-    """Read what Django's makemessages makes of a template: calls amid filling."""
+    """Yield the texts of a template, from the code that Django's makemessages makes of it: calls between filler."""
     code = templatize(source)
     for match in _IN_TEMPLATE.finditer(code):
         literals = []

@@ -1,4 +1,4 @@
-"""A host whose Django admin is behind the second factor: django-otp's own site, our device."""
+"""A host whose Django admin asks for the second factor: django-otp's admin site with our factor."""
 
 from __future__ import annotations
 

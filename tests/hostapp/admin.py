@@ -1,4 +1,4 @@
-"""A host's own admin of its user model and others; Django's user model brings its own."""
+"""A host's own admin classes for users and other models; Django's user model has its own."""
 
 from __future__ import annotations
 

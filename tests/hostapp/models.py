@@ -1,4 +1,4 @@
-"""A user model with a UUID key and no username, models that build on the users, and something to protect."""
+"""A user model with a UUID key and no username, models related to users, and something to protect."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ class User(AbstractBaseUser, PermissionsMixin):
 
 
 class Person(get_user_model()):  # type: ignore[misc]
-    """A proxy of whichever user model the variant has."""
+    """A proxy of the variant's user model."""
 
     class Meta:
         proxy = True
 
 
 class Employee(get_user_model()):  # type: ignore[misc]
-    """A child of it, with a table of its own."""
+    """A child of the user model with its own table."""
 
     badge = models.CharField(max_length=20)
 
 
 class Team(Group):
-    """A proxy of Django's groups, as hosts make to list them beside their own models."""
+    """A proxy of Django's groups, as hosts use to list groups among their own models."""
 
     class Meta:
         proxy = True

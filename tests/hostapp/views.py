@@ -20,7 +20,7 @@ class NoteSerializer(serializers.ModelSerializer[Note]):
 
 
 class Plain:
-    """The formats of this API, whatever REST_FRAMEWORK says."""
+    """The formats of this API, regardless of REST_FRAMEWORK."""
 
     renderer_classes = [JSONRenderer]
     parser_classes = [JSONParser]

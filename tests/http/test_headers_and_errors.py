@@ -1,4 +1,4 @@
-"""security.md, rows 118, 119: one shape of errors, the same headers on every answer, whatever happens."""
+"""security.md, rows 118, 119: errors have one shape, and every answer has the same headers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ each = pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
 
 
 def check_headers(response: Any, endpoint: Endpoint | None = None) -> None:
-    """Check what is on every answer."""
+    """Check the headers that every answer must have."""
     assert response["Cache-Control"] == "no-store"
     assert response["X-Content-Type-Options"] == "nosniff"
     assert response["Referrer-Policy"] == "no-referrer"
@@ -65,7 +65,7 @@ def check_envelope(response: Any) -> None:
 
 @contextmanager
 def database_down() -> Iterator[None]:
-    """Point the connection to where no database is."""
+    """Point the connection to an address where no database is."""
     connection.close()
     kept = {name: connection.settings_dict[name] for name in ("NAME", "PORT")}
     if connection.vendor == "sqlite":
@@ -81,7 +81,7 @@ def database_down() -> Iterator[None]:
 
 class TestEveryAnswer:
     @each
-    def test_has_the_headers_whatever_the_method_and_the_token(self, endpoint: Endpoint) -> None:
+    def test_has_the_headers_for_every_method_and_token(self, endpoint: Endpoint) -> None:
         for method, token in itertools.product(METHODS, ("none", "bad", "good")):
             api = Api(raise_request_exception=False)
             if token == "good":
@@ -97,7 +97,7 @@ class TestEveryAnswer:
             RefreshSession.objects.all().delete()
 
     @each
-    def test_to_a_method_that_is_not_offered_is_405_with_allow(self, endpoint: Endpoint) -> None:
+    def test_to_an_unknown_method_is_405_with_allow(self, endpoint: Endpoint) -> None:
         for method in METHODS:
             if method.upper() in endpoint.methods:
                 continue
@@ -112,7 +112,7 @@ class TestEveryAnswer:
     @pytest.mark.parametrize(
         "endpoint", [endpoint for endpoint in ENDPOINTS if not endpoint.is_page], ids=str
     )
-    def test_is_json_whatever_the_client_would_rather_have(self, endpoint: Endpoint) -> None:
+    def test_is_json_regardless_of_accept(self, endpoint: Endpoint) -> None:
         for accept in ("text/html", "application/xml", "*/*;q=0", "", "x"):
             for query in ("", "?format=html", "?format=api", "?mode=api"):
                 response = Client().get(f"{endpoint.path}{query}", headers={"Accept": accept})
@@ -121,10 +121,10 @@ class TestEveryAnswer:
                     assert response["Content-Type"] == "application/json"
 
     @each
-    def test_leaves_outside_any_transaction_of_the_host(
+    def test_is_made_outside_any_transaction_of_the_host(
         self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """ATOMIC_REQUESTS must not take back what a refusal reports, on any database, in subclasses neither."""
+        """ATOMIC_REQUESTS must not undo what a refusal reports, on any database, nor in subclasses."""
         for database in connections.settings.values():
             monkeypatch.setitem(database, "ATOMIC_REQUESTS", True)
 
@@ -133,7 +133,7 @@ class TestEveryAnswer:
 
     @each
     def test_needs_no_csrf_token(self, endpoint: Endpoint) -> None:
-        """security.md, row 62: exempt, since no ambient credential counts without the cross-origin rule."""
+        """security.md, row 62: the views are exempt, because cookies count only under the cross-origin rule."""
         assert endpoint.callback.csrf_exempt
 
     @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ class TestEveryAnswer:
             assert bad["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
 
-class TestAReport:
-    """security.md, row 120: of an error in a view or page, a host's subclass too."""
+class TestErrorReport:
+    """security.md, row 120: an error report of a view or page, or of a host's subclass."""
 
     @pytest.mark.parametrize("base", [views.PasswordResetView, views.PasswordResetPageView])
-    def test_shows_nothing_that_was_sent(self, base: Any, rf: Any) -> None:
+    def test_it_shows_nothing_that_was_sent(self, base: Any, rf: Any) -> None:
         reports = []
 
         def report(request: Any, **kwargs: Any) -> None:
@@ -166,7 +166,7 @@ class TestAReport:
                 fields = self.read()
                 raise RuntimeError(len(fields))
 
-        # Not as it stands here: a report shows the lines of the source.
+        # Not written as it is, because a report shows lines of the source.
         secret = "-".join(["a", "secret"])
         sent = dict.fromkeys(["token", "password", "password_again"], secret)
         form = "application/x-www-form-urlencoded"
@@ -188,9 +188,9 @@ class TestAReport:
 
 
 class TestOutcomes:
-    """The outcomes of log-in, refresh and log-out, each with its headers."""
+    """The headers of every outcome of login, refresh and logout."""
 
-    def test_each_has_them(self, user: Any, settings: Any) -> None:
+    def test_each_has_the_headers(self, user: Any, settings: Any) -> None:
         api = Api()
         good = {"email": user.email, "password": PASSWORD}
         answers = [
@@ -215,11 +215,11 @@ class TestOutcomes:
                 check_envelope(answer)
 
 
-class TestABrokenProgram:
+class TestUnexpectedError:
     """security.md, row 118: 500 without details."""
 
     @pytest.mark.parametrize("debug", [False, True])
-    def test_it_is_500_in_the_envelope(
+    def test_it_is_500_in_the_usual_shape(
         self, user: Any, settings: Any, configure: Any, debug: bool, caplog: Any
     ) -> None:
         settings.DEBUG = debug
@@ -241,12 +241,12 @@ class TestABrokenProgram:
             PASSWORD,
         ):
             assert detail not in text
-        # The log has them, but for the password.
+        # The log has the details, without the password.
         assert "ImproperlyConfigured" in caplog.text
         assert PASSWORD not in caplog.text
         assert not response.cookies
 
-    def test_the_test_client_and_error_reporters_hear_of_it(self, user: Any, configure: Any) -> None:
+    def test_it_is_reported_to_django(self, user: Any, configure: Any) -> None:
         configure(SIGNING_KEYS=["too short a key"])
 
         with pytest.raises(Exception, match="HS256"):
@@ -254,10 +254,10 @@ class TestABrokenProgram:
 
 
 @pytest.mark.django_db(transaction=True)
-class TestTheDatabaseIsDown:
-    """503 in the envelope, and nothing is consumed."""
+class TestDatabaseDown:
+    """503 in the usual shape, and nothing is consumed."""
 
-    def test_every_endpoint_that_needs_it(self, settings: Any) -> None:
+    def test_every_endpoint_that_needs_it_is_503(self, settings: Any) -> None:
         user = make_user()
         api = Api(raise_request_exception=False)
         api.login(user.email)
@@ -290,7 +290,7 @@ class TestTheDatabaseIsDown:
 
         assert api.post("/auth/refresh").status_code == 200
 
-    def test_no_endpoint_is_a_500(self) -> None:
+    def test_no_endpoint_is_500(self) -> None:
         api = Api(raise_request_exception=False)
         api.login(make_user().email)
         with database_down():
@@ -301,9 +301,9 @@ class TestTheDatabaseIsDown:
                     check_headers(response, endpoint)
 
 
-class TestTheBase:
+class TestBaseView:
     def test_a_hosts_subclass_answers_like_ours(self, user: Any) -> None:
-        """Views are there to subclass and mount elsewhere."""
+        """Views can be subclassed and mounted elsewhere."""
         from django.test import RequestFactory
 
         class Theirs(views.LoginView):
@@ -317,7 +317,7 @@ class TestTheBase:
         assert response.status_code == 200
         check_headers(response)
 
-    def test_an_exception_of_the_hosts_keeps_its_status_and_code(self, user: Any) -> None:
+    def test_an_exception_of_the_host_keeps_its_status_and_code(self, user: Any) -> None:
         from django.test import RequestFactory
 
         class Conflict(APIException):
@@ -353,10 +353,10 @@ class TestTheBase:
         } == CODES  # fmt: skip
 
 
-class TestABrokenSchema:
+class TestMissingTable:
     @pytest.mark.django_db(transaction=True)
-    def test_is_a_broken_program_and_no_outage(self, signed_in: Api) -> None:
-        """A migration that did not run is 500 and reported, not 503: nobody would look for it there."""
+    def test_is_an_error_not_an_outage(self, signed_in: Api) -> None:
+        """A missing migration is 500 and reported, not 503, where nobody would look for it."""
         reported = []
 
         def report(**facts: Any) -> None:
@@ -378,8 +378,8 @@ class TestABrokenSchema:
         assert reported
 
 
-class TestAHostsOwnView:
-    """`errors.exception_handler`: the host's views answer in the same envelope."""
+class TestHostView:
+    """`errors.exception_handler`: errors of the host's views have the same shape."""
 
     @pytest.mark.parametrize(
         ("method", "path", "status", "code"),
@@ -390,7 +390,9 @@ class TestAHostsOwnView:
             ("post", "/api/notes", 400, "INVALID_PAYLOAD"),
         ],
     )
-    def test_in_the_envelope(self, signed_in: Api, method: str, path: str, status: int, code: str) -> None:
+    def test_errors_have_the_usual_shape(
+        self, signed_in: Api, method: str, path: str, status: int, code: str
+    ) -> None:
         if status == 401:
             signed_in.access_token = None
         response = signed_in.request(method, path, {} if method == "post" else None)

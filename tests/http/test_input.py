@@ -1,6 +1,4 @@
-"""security.md, rows 104 to 109: whatever a body is, it is answered in the envelope and never with a 5xx, at every
-endpoint.
-"""
+"""security.md, rows 104 to 109: every body gets an answer in the usual shape and never a 5xx, at every endpoint."""
 
 from __future__ import annotations
 
@@ -34,12 +32,12 @@ LONGEST = {
     "email": 254, "password": 1024, "mode": 7, "otp": 32, "token": 4096, "reset_url": 2048, "current_password": 1024,
     "secret": 1024, "redirect": 2048,
 }  # fmt: skip
-"""The contract's lengths; those of other fields are what the field says itself."""
+"""The maximum lengths in the contract; other fields declare theirs."""
 
 
 @pytest.fixture
 def send(user: Any, configure: Any) -> Any:
-    """Send bytes to an endpoint, with an access token where it needs one."""
+    """Send bytes to an endpoint, with an access token if it needs one."""
     configure(
         LIMITS={
             "login": dict.fromkeys(("account_and_address", "address", "account"), "9999999/m"),
@@ -63,7 +61,7 @@ def send(user: Any, configure: Any) -> Any:
 
 
 def check(response: Any, *statuses: int) -> None:
-    """Check that an answer is a refusal in the envelope, of one of these statuses."""
+    """Check that an answer is an error in the usual shape, with one of these statuses."""
     assert response.status_code in statuses, (response.status_code, response.content)
     errors = response.json()["errors"]
     assert errors
@@ -78,11 +76,11 @@ each = pytest.mark.parametrize("endpoint", JSON, ids=str)
 
 
 def unknown_provider(endpoint: Endpoint) -> tuple[int, ...]:
-    """What may be answered as well where the address names a provider: there is none of that key."""
+    """The status that is also allowed if the URL names a provider: there is none with that key."""
     return (404,) if "oauth" in endpoint.name else ()
 
 
-class TestTheBody:
+class TestBody:
     BODIES = {
         "not JSON": b"{",
         "a word": b"x",
@@ -117,7 +115,7 @@ class TestTheBody:
     }
 
     @each
-    def test_that_is_no_object_of_json_in_utf_8_is_400(self, send: Any, endpoint: Endpoint) -> None:
+    def test_that_is_not_a_json_object_in_utf_8_is_400(self, send: Any, endpoint: Endpoint) -> None:
         for body in self.BODIES.values():
             check(send(endpoint, body), 400, *unknown_provider(endpoint))
 
@@ -131,9 +129,7 @@ class TestTheBody:
             check(send(endpoint, b"{}", media), 415, *unknown_provider(endpoint))
 
     @each
-    def test_the_media_type_is_taken_with_parameters_and_in_any_case(
-        self, send: Any, endpoint: Endpoint
-    ) -> None:
+    def test_the_media_type_may_have_parameters_and_any_case(self, send: Any, endpoint: Endpoint) -> None:
         for media in (
             "application/json; charset=utf-8", "application/json;charset=UTF-8", "Application/JSON",
             'application/json; charset="utf-8"', "application/json; x=y",
@@ -150,19 +146,19 @@ class TestTheBody:
         check(send(endpoint, b"[" * 10_000_000, "text/plain"), 413, *unknown_provider(endpoint))
 
     @each
-    def test_a_length_that_lies_is_no_5xx(self, send: Any, endpoint: Endpoint) -> None:
+    def test_a_wrong_length_never_causes_a_5xx(self, send: Any, endpoint: Endpoint) -> None:
         for length in ("", "x", "-5", "0", "1", "99999999999999999999", "1e3", " 2"):
             assert send(endpoint, b"{}", CONTENT_LENGTH=length).status_code < 500
 
     @each
-    def test_none_at_all_counts_as_an_empty_object(self, send: Any, endpoint: Endpoint) -> None:
+    def test_no_body_counts_as_an_empty_object(self, send: Any, endpoint: Endpoint) -> None:
         for media in ("", "application/json", "text/plain"):
             response = send(endpoint, b"", media)
             assert response.status_code not in (415, 500)
             assert response.content == send(endpoint, b"{}").content
 
 
-class TestTheFields:
+class TestFields:
     VALUES: dict[str, Any] = {
         "a number": 5, "zero": 0, "a float": 1.5, "true": True, "false": False, "null": None, "a list": ["x"],
         "an empty list": [], "an object": {"x": "y"}, "an empty object": {}, "a huge number": 10**400,
@@ -177,7 +173,7 @@ class TestTheFields:
     }
 
     @each
-    def test_of_another_type_are_400_each_by_its_name(self, send: Any, endpoint: Endpoint) -> None:
+    def test_of_another_type_are_400_and_each_is_named(self, send: Any, endpoint: Endpoint) -> None:
         for value in self.VALUES.values():
             response = send(endpoint, json.dumps(dict.fromkeys(FIELDS, value)).encode())
 
@@ -194,14 +190,16 @@ class TestTheFields:
         check(send(endpoint, body.encode()), 400, *unknown_provider(endpoint))
 
     @each
-    def test_with_what_a_database_cannot_hold_are_400(self, send: Any, endpoint: Endpoint) -> None:
+    def test_with_characters_that_a_database_cannot_store_are_400(
+        self, send: Any, endpoint: Endpoint
+    ) -> None:
         for name, text in itertools.product(endpoint.fields, self.STRINGS.values()):
             fields = {key: json.dumps(GOOD[key]) for key in endpoint.fields} | {name: text}
             response = send(
                 endpoint, ("{" + ", ".join(f'"{k}": {v}' for k, v in fields.items()) + "}").encode()
             )
             if isinstance(endpoint.fields[name], shapes.AnyText):
-                # As any unknown one.
+                # Like any unknown token.
                 assert response.status_code in (401, 204)
                 continue
             if response.status_code == 404 and "oauth" in endpoint.name:
@@ -223,7 +221,7 @@ class TestTheFields:
             assert "x" * 33 not in response.content.decode()
 
     @each
-    def test_of_unknown_names_are_ignored(self, send: Any, endpoint: Endpoint) -> None:
+    def test_with_unknown_names_are_ignored(self, send: Any, endpoint: Endpoint) -> None:
         clutter = {
             "unknown": 5,
             "is_staff": True,
@@ -260,12 +258,12 @@ ANYTHING = st.recursive(
 )
 
 
-# What a WSGI server makes of a header's bytes.
+# How a WSGI server decodes the bytes of a header.
 WIRE = st.binary(max_size=40).map(lambda raw: raw.decode("latin-1"))
 
 
-class TestAnythingAtAll:
-    """Fuzzed: no 5xx, always the envelope, never a session."""
+class TestArbitraryInput:
+    """Fuzzed: never a 5xx, always the usual shape, never a session."""
 
     @each
     @hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
@@ -305,8 +303,8 @@ class TestAnythingAtAll:
         assert response.status_code in (400, 401)
 
 
-class TestPagesAndCallbacks:
-    """What is form-encoded."""
+class TestForms:
+    """Form-encoded requests."""
 
     FORMS = [
         endpoint._replace(method="POST")
@@ -315,7 +313,7 @@ class TestPagesAndCallbacks:
     ]
 
     @pytest.mark.parametrize("endpoint", FORMS, ids=str)
-    def test_no_form_is_a_5xx(self, send: Any, endpoint: Endpoint) -> None:
+    def test_no_form_causes_a_5xx(self, send: Any, endpoint: Endpoint) -> None:
         form = "application/x-www-form-urlencoded"
         for body in (b"", b"x", b"email=%00&token=%00", b"a=1&a=2", b"&" * 5000, b"a=1&" * 5000, b"%", b"%ff=%ff",
                      b"\xff", b"email=%ED%A0%80&password=%ED%A0%80&token=%ED%A0%80",
@@ -334,8 +332,8 @@ class TestPagesAndCallbacks:
             ("/auth/password/request/page", 400),
         ],
     )
-    def test_a_query_of_too_many_fields_is_refused(self, path: str, status: int, db: None) -> None:
-        """The answer is ours, with its headers, and not Django's page of a bad request."""
+    def test_a_query_with_too_many_fields_is_refused(self, path: str, status: int, db: None) -> None:
+        """The answer is ours, with our headers, not Django's page for a bad request."""
         response = Client().get(f"{path}?{'a=1&' * 1001}token=x&state=x&code=x")
         without = Client().get(path)
 
@@ -345,8 +343,8 @@ class TestPagesAndCallbacks:
         assert response["Content-Type"] == without["Content-Type"]
 
 
-def test_a_password_of_1024_bytes_is_tried_in_the_time_of_any_other(send: Any) -> None:
-    """security.md, row 104: nothing of ours grows with its length."""
+def test_a_password_of_1024_bytes_takes_as_long_as_any_other(send: Any) -> None:
+    """security.md, row 104: our work doesn't grow with its length."""
     user = make_user()
     login = next(endpoint for endpoint in JSON if endpoint.name == "platform_auth:login")
 
@@ -354,8 +352,8 @@ def test_a_password_of_1024_bytes_is_tried_in_the_time_of_any_other(send: Any) -
     assert send(login, json.dumps({"email": user.email, "password": PASSWORD}).encode()).status_code == 200
 
 
-class TestABodyWithoutALength:
-    """What Django reads nothing of under WSGI is never taken for no body at all."""
+class TestBodyWithoutALength:
+    """Django reads nothing of it under WSGI; that must not count as an empty body."""
 
     def ask(self, body: bytes, **environ: Any) -> Any:
         request = RequestFactory().post("/auth/logout", content_type="application/json")
@@ -363,7 +361,7 @@ class TestABodyWithoutALength:
         request.META |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input": io.BytesIO(body), **environ}
         return views.LogoutView.as_view()(request).render()
 
-    def test_is_read_where_the_server_marks_its_end(self, user: Any) -> None:
+    def test_is_read_if_the_server_marks_its_end(self, user: Any) -> None:
         grant = sessions.open(user)
 
         response = self.ask(
@@ -373,7 +371,7 @@ class TestABodyWithoutALength:
         assert response.status_code == 204
         assert not RefreshSession.objects.exists()
 
-    def test_is_refused_where_it_does_not(self, user: Any) -> None:
+    def test_is_refused_if_the_server_does_not_mark_its_end(self, user: Any) -> None:
         response = self.ask(b"{}")
 
         assert response.status_code == 400

@@ -1,4 +1,4 @@
-"""Where tokens travel: modes, cookies, and the cross-origin rule."""
+"""How tokens travel: modes, cookies, and the cross-origin rule."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def row() -> dict[str, Any]:
 
 
 class TestModesAtLogin:
-    """security.md, row 7 and the table of section 3."""
+    """security.md, row 7, and the table of modes in the contract."""
 
     @pytest.mark.parametrize("mode", [None, *MODES])
     def test_each_has_its_body_and_its_cookies(self, user: Any, mode: str | None) -> None:
@@ -52,7 +52,7 @@ class TestModesAtLogin:
     @pytest.mark.parametrize(
         "mode", ["", "JSON", "Cookie", " json", "token", 0, None, True, ["json"], {"json": 1}]
     )
-    def test_anything_else_is_400(self, user: Any, path: str, mode: Any) -> None:
+    def test_any_other_mode_is_400(self, user: Any, path: str, mode: Any) -> None:
         api = Api()
         api.login(user.email)
         before = row()
@@ -67,7 +67,7 @@ class TestModesAtLogin:
         assert not response.cookies
         assert row() == before
 
-    def test_no_token_of_a_cookie_is_readable_anywhere(self, user: Any) -> None:
+    def test_a_token_from_a_cookie_cannot_be_read_anywhere(self, user: Any) -> None:
         """security.md, row 60."""
         api, response = login(user, "session")
         tokens = [cookie.value for cookie in response.cookies.values()]
@@ -90,7 +90,7 @@ class TestModesAtLogin:
                 assert token not in repr(headers)
 
 
-class TestMovesOfMode:
+class TestModeOfASession:
     """A session moves from json to cookie to session, never back."""
 
     PLACES = ["body", "cookie"]
@@ -98,7 +98,9 @@ class TestMovesOfMode:
     @pytest.mark.parametrize(
         ("start", "asked", "place"), list(itertools.product(MODES, [None, *MODES], PLACES))
     )
-    def test_at_refresh(self, user: Any, start: str, asked: str | None, place: str) -> None:
+    def test_a_refresh_moves_it_forward_only(
+        self, user: Any, start: str, asked: str | None, place: str
+    ) -> None:
         api, response = login(user, start)
         token = response.json()["data"].get("refresh_token") or response.cookies[REFRESH].value
         rank = MODES.index
@@ -126,7 +128,7 @@ class TestMovesOfMode:
         assert set(response.cookies) == COOKIES[becomes]
         assert row()["mode"] == becomes
 
-    def test_a_script_cannot_turn_a_cookies_token_into_a_readable_one_by_a_replay(self, user: Any) -> None:
+    def test_a_replay_cannot_turn_a_cookie_into_a_readable_token(self, user: Any) -> None:
         api, response = login(user, "cookie")
         spent = response.cookies[REFRESH].value
         api.post("/auth/refresh")
@@ -141,7 +143,7 @@ class TestMovesOfMode:
             response = api.post("/auth/refresh", body)
             assert (response.status_code, code_of(response)) == (400, "INVALID_PAYLOAD")
 
-    def test_a_replay_answers_in_the_mode_that_is_asked_for(self, user: Any) -> None:
+    def test_a_replay_is_answered_in_the_requested_mode(self, user: Any) -> None:
         api = Api()
         api.login(user.email)
         moved = api.post("/auth/refresh", {"refresh_token": api.refresh_token, "mode": "cookie"})
@@ -151,7 +153,7 @@ class TestMovesOfMode:
         assert again.status_code == 200
         assert again.cookies[REFRESH].value == moved.cookies[REFRESH].value
 
-    def test_the_body_goes_before_the_cookie(self, user: Any) -> None:
+    def test_the_body_takes_precedence_over_the_cookie(self, user: Any) -> None:
         api, _response = login(user, "cookie")
         other = Api()
         other.login(user.email)
@@ -162,7 +164,7 @@ class TestMovesOfMode:
         assert not response.cookies
 
 
-class TestTheAttributes:
+class TestCookieAttributes:
     """security.md, row 56; RFC 6265bis, 4.1.3."""
 
     def attributes(self, user: Any) -> dict[str, dict[str, Any]]:
@@ -185,7 +187,7 @@ class TestTheAttributes:
                 "httponly": True, "secure": True, "samesite": "Lax", "path": "/", "max-age": str(7 * 86400),
             }  # fmt: skip
 
-    def test_they_live_as_long_as_the_refresh_token(self, user: Any, clock: Any) -> None:
+    def test_they_last_as_long_as_the_refresh_token(self, user: Any, clock: Any) -> None:
         api, _response = login(user, "session")
         for _day in range(29):
             clock.shift(86400)
@@ -219,7 +221,7 @@ class TestTheAttributes:
             assert attributes["path"] == "/"
             assert attributes["httponly"]
 
-    def test_they_work_and_are_cleared_under_every_prefix(self, user: Any, configure: Any) -> None:
+    def test_they_work_and_are_cleared_with_every_prefix(self, user: Any, configure: Any) -> None:
         for values in ({}, {"COOKIE_SECURE": False}, {"COOKIE_DOMAIN": "example.com"}):
             configure(**{"COOKIE_SECURE": None, "COOKIE_DOMAIN": None, **values})
             api, _response = login(user, "session")
@@ -230,7 +232,7 @@ class TestTheAttributes:
             assert {cookie["domain"] for cookie in cleared.values()} == {values.get("COOKIE_DOMAIN") or ""}
             assert len(cleared) == 2
 
-    def test_names_and_same_site_are_settings(self, user: Any, configure: Any) -> None:
+    def test_names_and_same_site_can_be_set(self, user: Any, configure: Any) -> None:
         configure(REFRESH_COOKIE_NAME="r", ACCESS_COOKIE_NAME="a", COOKIE_SAMESITE="Strict")
 
         cookies = self.attributes(user)
@@ -238,8 +240,8 @@ class TestTheAttributes:
         assert set(cookies) == {"__Host-r", "__Host-a"}
         assert {attributes["samesite"] for attributes in cookies.values()} == {"Strict"}
 
-    def test_a_cookie_without_the_prefix_counts_for_nothing(self, user: Any) -> None:
-        """security.md, row 61: only `__Host-` is honoured, which no sibling domain can set."""
+    def test_a_cookie_without_the_prefix_is_ignored(self, user: Any) -> None:
+        """security.md, row 61: only the `__Host-` cookie counts, which no sibling domain can set."""
         api = Api()
         api.login(user.email)
         api.client.cookies["refresh_token"] = api.refresh_token or ""
@@ -260,8 +262,8 @@ class TestTheAttributes:
             assert len(morsel.OutputString()) < 4096
 
 
-class TestTossedCookies:
-    """security.md, row 61: two cookies of one name are nobody's."""
+class TestDuplicateCookies:
+    """security.md, row 61: of two cookies with the same name, neither counts."""
 
     def send(self, method: str, path: str, cookies: str) -> Any:
         return Client().generic(method, path, b"", HTTP_COOKIE=cookies)
@@ -278,7 +280,7 @@ class TestTossedCookies:
         assert row() == before
 
     @pytest.mark.parametrize("order", [("{}", "x"), ("x", "{}")])
-    def test_a_log_out_with_two_ends_the_session_of_each(self, user: Any, order: tuple[str, str]) -> None:
+    def test_a_logout_with_two_ends_the_sessions_of_both(self, user: Any, order: tuple[str, str]) -> None:
         _api, response = login(user, "cookie")
         token = response.cookies[REFRESH].value
         cookies = "; ".join(f"{REFRESH}={value.format(token)}" for value in order)
@@ -296,7 +298,7 @@ class TestTossedCookies:
 
         assert (response.status_code, code_of(response)) == (400, "INVALID_PAYLOAD")
 
-    def test_others_of_any_shape_do_not_disturb(self, user: Any) -> None:
+    def test_other_cookies_of_any_shape_do_no_harm(self, user: Any) -> None:
         _api, response = login(user, "session")
         token = response.cookies[ACCESS].value
         clutter = '=; ;;; x; refresh_token=1; refresh_token=2; \x7f=\xff; a="b; c"'
@@ -310,7 +312,7 @@ TRUSTED = "https://app.example"
 ORIGINS: list[tuple[str | None, str | None, bool]] = [
     # Not a browser
     (None, None, True),
-    # Fetch Metadata decides, whatever Origin says
+    # Fetch Metadata decides, regardless of Origin
     ("same-origin", None, True),
     ("same-origin", OWN, True),
     ("same-origin", "https://evil.example", True),
@@ -331,7 +333,7 @@ ORIGINS: list[tuple[str | None, str | None, bool]] = [
     ("", None, False),
     ("bogus", TRUSTED, True),
     ("same-origin, cross-site", None, False),
-    # Without it: the request's own origin or a trusted one
+    # Without Fetch Metadata: the request's own origin or a trusted one
     (None, OWN, True),
     (None, "HTTP://TESTSERVER", True),
     (None, TRUSTED, True),
@@ -362,8 +364,8 @@ ORIGINS: list[tuple[str | None, str | None, bool]] = [
 ]
 
 
-class TestTheCrossOriginRule:
-    """security.md, rows 57, 58: wherever a cookie is set or used as the credential."""
+class TestCrossOriginRule:
+    """security.md, rows 57, 58: it holds wherever a cookie is set or used as the credential."""
 
     @pytest.fixture(autouse=True)
     def trusted(self, settings: Any) -> None:
@@ -386,7 +388,7 @@ class TestTheCrossOriginRule:
             self.check(response, passes, 200)
             assert RefreshSession.objects.count() == passes
             RefreshSession.objects.all().delete()
-        # Without cookies there is nothing to guard.
+        # Without cookies there is nothing to protect.
         assert login(user, "json", headers=headers)[1].status_code == 200
 
     def test_refresh(self, user: Any, case: tuple[dict[str, str], bool]) -> None:
@@ -399,9 +401,7 @@ class TestTheCrossOriginRule:
         self.check(response, passes, 200)
         assert (row() == before) is not passes
 
-    def test_refresh_of_a_bodys_token_into_a_cookie(
-        self, user: Any, case: tuple[dict[str, str], bool]
-    ) -> None:
+    def test_refresh_from_a_body_into_a_cookie(self, user: Any, case: tuple[dict[str, str], bool]) -> None:
         headers, passes = case
         api = Api()
         api.login(user.email)
@@ -414,7 +414,7 @@ class TestTheCrossOriginRule:
         self.check(response, passes, 200)
         assert (row() == before) is not passes
 
-    def test_a_bodys_token_as_json_is_no_cookies_business(
+    def test_refresh_from_a_body_to_json_is_exempt(
         self, user: Any, case: tuple[dict[str, str], bool]
     ) -> None:
         headers, _passes = case
@@ -435,9 +435,7 @@ class TestTheCrossOriginRule:
         self.check(response, passes, 204)
         assert RefreshSession.objects.exists() is not passes
 
-    def test_the_access_cookie_on_an_unsafe_method(
-        self, user: Any, case: tuple[dict[str, str], bool]
-    ) -> None:
+    def test_an_access_cookie_on_an_unsafe_method(self, user: Any, case: tuple[dict[str, str], bool]) -> None:
         headers, passes = case
         api, _response = login(user, "session")
 
@@ -446,9 +444,7 @@ class TestTheCrossOriginRule:
         self.check(api.post("/api/whoami", headers=headers), passes, 200)
         self.check(api.delete("/auth/sessions", headers=headers), passes, 204)
 
-    def test_a_bearer_token_is_no_cookies_business(
-        self, user: Any, case: tuple[dict[str, str], bool]
-    ) -> None:
+    def test_a_bearer_token_is_exempt(self, user: Any, case: tuple[dict[str, str], bool]) -> None:
         headers, _passes = case
         api, _response = login(user, "session")
         other = Api()
@@ -464,8 +460,8 @@ class TestTheCrossOriginRule:
         assert (response.status_code, code_of(response)) == (403, "FORBIDDEN")
         assert not response.cookies
 
-    def test_no_other_media_type_helps(self, user: Any) -> None:
-        """security.md, row 57: what a form of another origin can send is not read at all."""
+    def test_another_media_type_does_not_get_around_it(self, user: Any) -> None:
+        """security.md, row 57: media types that a form of another origin can send aren't read at all."""
         for media in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
             body = json.dumps({"email": user.email, "password": PASSWORD, "mode": "cookie"})
             response = Client().generic("POST", "/auth/login", body, content_type=media)
@@ -477,12 +473,12 @@ class TestTheCrossOriginRule:
 
         self.check(response, False, 200)
 
-    def test_a_default_port_is_no_other_origin(self, user: Any) -> None:
+    def test_a_default_port_is_the_same_origin(self, user: Any) -> None:
         for host in ("testserver", "testserver:80"):
             _api, response = login(user, "cookie", headers={"Origin": OWN, "Host": host})
             assert response.status_code == 200, host
 
-    def test_https_is_the_requests_own_scheme(self, user: Any) -> None:
+    def test_https_belongs_to_the_requests_own_origin(self, user: Any) -> None:
         api = Api()
         fields = {"email": user.email, "password": PASSWORD, "mode": "cookie"}
 
@@ -496,7 +492,7 @@ class TestTheCrossOriginRule:
         )
 
 
-class TestTheMiddlewareOfTheHost:
+class TestMiddlewareOfTheHost:
     """security.md, row 62: with Django's CSRF and session middleware, and without."""
 
     def everything(self, user: Any) -> None:
@@ -509,25 +505,25 @@ class TestTheMiddlewareOfTheHost:
         assert client.delete("/auth/sessions").status_code == 204
         assert client.post("/auth/logout", b"", content_type="application/json").status_code == 204
 
-    def test_with(self, user: Any) -> None:
+    def test_requests_work_with_it(self, user: Any) -> None:
         self.everything(user)
 
-    def test_without(self, user: Any, settings: Any) -> None:
+    def test_requests_work_without_it(self, user: Any, settings: Any) -> None:
         settings.MIDDLEWARE = []
 
         self.everything(user)
 
 
-class TestTheAccessCookie:
-    """Mode session: contract, sections 2 and 3."""
+class TestAccessCookie:
+    """Mode session, as in the contract."""
 
-    def test_it_opens_the_hosts_api(self, user: Any) -> None:
+    def test_it_authenticates_the_hosts_api(self, user: Any) -> None:
         api, _response = login(user, "session")
 
         assert api.get("/api/whoami").json() == {"user": str(user.pk)}
         assert api.get("/auth/sessions").status_code == 200
 
-    def test_one_that_outlived_its_token_is_401_and_time_to_refresh(self, user: Any, clock: Any) -> None:
+    def test_an_expired_token_in_it_is_401_token_expired(self, user: Any, clock: Any) -> None:
         api, _response = login(user, "session")
         clock.shift(901)
 
@@ -537,26 +533,26 @@ class TestTheAccessCookie:
         assert api.post("/auth/refresh").status_code == 200
         assert api.get("/api/whoami").status_code == 200
 
-    def test_a_header_beats_it(self, user: Any) -> None:
+    def test_a_header_takes_precedence(self, user: Any) -> None:
         api, _response = login(user, "session")
 
         for header in ("Bearer x", "Bearer", "bearer null"):
             response = api.get("/api/whoami", headers={"Authorization": header})
             assert (response.status_code, code_of(response)) == (401, "INVALID_TOKEN"), header
 
-    def test_a_header_of_another_scheme_beside_it_is_ignored(self, user: Any) -> None:
+    def test_a_header_of_another_scheme_is_ignored(self, user: Any) -> None:
         api, _response = login(user, "session")
 
         for header in ("null", "Basic dTpw", "Token x"):
             assert api.get("/api/whoami", headers={"Authorization": header}).status_code == 200, header
 
-    def test_a_bad_one_never_degrades_to_anonymous(self, user: Any) -> None:
+    def test_a_bad_token_never_degrades_to_anonymous(self, user: Any) -> None:
         api = Api()
         api.client.cookies[ACCESS] = "x"
 
         assert code_of(api.get("/api/whoami")) == "INVALID_TOKEN"
 
-    def test_an_expired_one_disturbs_no_login_or_refresh(self, user: Any, clock: Any) -> None:
+    def test_an_expired_token_does_not_break_login_or_refresh(self, user: Any, clock: Any) -> None:
         api, _response = login(user, "session")
         clock.shift(901)
 
@@ -564,21 +560,21 @@ class TestTheAccessCookie:
         assert api.post("/auth/refresh").status_code == 200
         assert api.post("/auth/logout").status_code == 204
 
-    def test_expires_is_of_the_access_token(self, user: Any) -> None:
+    def test_expires_is_the_life_of_the_access_token(self, user: Any) -> None:
         _api, response = login(user, "session")
 
         assert response.json() == {"data": {"expires": 900}}
 
 
-def test_the_names_without_prefix_are_those_of_the_document() -> None:
+def test_the_names_without_prefix_are_those_of_the_contract() -> None:
     assert conf.SETTINGS["REFRESH_COOKIE_NAME"].default == "refresh_token"
     assert conf.SETTINGS["ACCESS_COOKIE_NAME"].default == "access_token"
 
 
 @pytest.mark.django_db
 class TestReplacing:
-    def test_a_log_in_by_cookie_clears_the_access_cookie_of_the_session_it_replaces(self, user: Any) -> None:
-        """Else a dead access token would refuse what is public."""
+    def test_a_login_in_cookie_mode_clears_the_access_cookie_of_the_replaced_session(self, user: Any) -> None:
+        """Otherwise an invalid access token would make public pages fail."""
         api = Api()
         api.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "session"})
 

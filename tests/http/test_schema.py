@@ -21,7 +21,7 @@ from tests.endpoints import ENDPOINTS
 from tests.hostapp.views import NoteListView
 
 FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema"}
-"""As a host has it that generates its schema."""
+"""The settings of a host that generates its schema."""
 
 urlpatterns = [
     path("auth/", include("platform_auth.urls")),
@@ -37,7 +37,7 @@ def describe(**source: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def generated() -> tuple[Any, str]:
-    """Generate the schema as a host does; return it, and what the generator complained of."""
+    """Generate the schema as a host does; return it and the generator's warnings."""
     GENERATOR_STATS.reset()
     with redirect_stderr(StringIO()) as complaints:
         schema = describe(urlconf=__name__)
@@ -74,7 +74,7 @@ class TestSchema:
         ):
             assert url in paths
 
-    def test_every_path_is_one_that_answers(self, described: Any) -> None:
+    def test_every_path_exists(self, described: Any) -> None:
         for url in described["paths"]:
             assert re.fullmatch(r"(/[a-z_{}-]+)+/?", url), url
 
@@ -92,7 +92,7 @@ class TestSchema:
         assert len(operations) == sum(len(endpoint.view.operations) for endpoint in endpoints)
         assert all(operation["summary"] for operation in operations)
 
-    def test_log_in_says_what_it_takes_and_gives(self, described: Any) -> None:
+    def test_login_declares_its_fields_and_answer(self, described: Any) -> None:
         operation = described["paths"]["/auth/login/"]["post"]
 
         body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
@@ -104,7 +104,7 @@ class TestSchema:
         assert operation["summary"] == views.LoginView.__doc__
         assert "security" not in operation or operation["security"] == [{}]
 
-    def test_a_hosts_view_says_how_to_sign_in(self, described: Any) -> None:
+    def test_a_hosts_view_declares_the_security_schemes(self, described: Any) -> None:
         security = described["paths"]["/api/notes"]["get"]["security"]
 
         assert {"accessToken": []} in security
@@ -113,10 +113,10 @@ class TestSchema:
         assert schemes["accessToken"] == {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
         assert schemes["accessTokenCookie"]["in"] == "cookie"
 
-    def test_no_body_where_there_is_none(self, described: Any) -> None:
+    def test_a_204_has_no_body(self, described: Any) -> None:
         assert "content" not in described["paths"]["/auth/logout/"]["post"]["responses"]["204"]
 
-    def test_a_subclass_is_described_as_ours_is(self, described: Any) -> None:
+    def test_a_subclass_is_described_like_our_view(self, described: Any) -> None:
         class Theirs(views.LoginView):
             """Log in here."""
 
@@ -131,7 +131,7 @@ class TestSchema:
         assert theirs["responses"].keys() == ours["responses"].keys()
         assert theirs["summary"] == "Log in here."
 
-    def test_a_subclass_of_the_same_name_stands_beside_ours(self) -> None:
+    def test_a_subclass_with_the_same_name_does_not_clash(self) -> None:
         theirs = type("LoginView", (views.LoginView,), {"post": lambda self, request: None})
         patterns = [path("auth/login", theirs.as_view()), path("auth/", include("platform_auth.urls"))]
         GENERATOR_STATS.reset()
@@ -141,7 +141,7 @@ class TestSchema:
 
         assert "identical names" not in complaints.getvalue()
 
-    def test_a_subclass_may_say_more_itself(self) -> None:
+    def test_a_subclass_can_add_to_the_schema(self) -> None:
         with override_settings(REST_FRAMEWORK=FRAMEWORK):
 
             class Theirs(views.LoginView):

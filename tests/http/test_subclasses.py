@@ -1,4 +1,4 @@
-"""A host's subclass of a view reads the request as DRF has it, before and after ours has answered."""
+"""A host's subclass of a view can read the request, before and after our view has answered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ seen: list[Any] = []
 
 
 class Before(views.LoginView):
-    """Audits before it logs in."""
+    """Reads the data before the login."""
 
     def post(self, request: Any) -> Any:
         seen.append(request.data["email"])
@@ -30,7 +30,7 @@ class Before(views.LoginView):
 
 
 class After(views.LoginView):
-    """Audits after it logged in: the data, and the body as it came."""
+    """Reads the data and the raw body after the login."""
 
     def post(self, request: Any) -> Any:
         response = super().post(request)
@@ -40,7 +40,7 @@ class After(views.LoginView):
 
 
 class Changing(views.LoginView):
-    """Chooses the mode itself."""
+    """Sets the mode itself."""
 
     def post(self, request: Any) -> Any:
         request.data["mode"] = "cookie"
@@ -61,7 +61,7 @@ def _mounted(settings: Any) -> None:
 
 
 @pytest.mark.parametrize("url", ["/before", "/after"])
-class TestASubclassThatReadsTheData:
+class TestSubclassThatReadsTheData:
     def test_logs_in_and_opens_one_session(self, user: Any, url: str) -> None:
         for number in (1, 2):
             response = Client().post(
@@ -73,7 +73,7 @@ class TestASubclassThatReadsTheData:
             assert seen == [user.email] * number
             assert RefreshSession.objects.count() == number
 
-    def test_does_so_for_the_client_of_drf(self, user: Any, url: str) -> None:
+    def test_works_with_drfs_test_client(self, user: Any, url: str) -> None:
         response = APIClient().post(url, {"email": user.email, "password": PASSWORD}, format="json")
 
         assert response.status_code == 200
@@ -89,7 +89,7 @@ class TestASubclassThatReadsTheData:
             (b" " * 65_537, "application/json", 413, "CONTENT_TOO_LARGE"),
         ],
     )
-    def test_is_refused_a_body_as_ours_is(
+    def test_refuses_a_bad_body_like_our_view(
         self, url: str, body: bytes, media: str, status: int, code: str
     ) -> None:
         response = Client().post(url, body, content_type=media)
@@ -98,7 +98,7 @@ class TestASubclassThatReadsTheData:
         assert not RefreshSession.objects.exists()
 
 
-def test_a_subclass_may_change_the_data(user: Any) -> None:
+def test_a_subclass_can_change_the_data(user: Any) -> None:
     response = Client().post(
         "/changing", {"email": user.email, "password": PASSWORD}, content_type="application/json"
     )
@@ -106,8 +106,8 @@ def test_a_subclass_may_change_the_data(user: Any) -> None:
     assert response.cookies["__Host-refresh_token"].value
 
 
-def test_a_body_that_asgi_has_without_a_length_is_read(user: Any) -> None:
-    """DRF takes a body without a Content-Length for none at all."""
+def test_a_body_without_a_length_is_read_under_asgi(user: Any) -> None:
+    """DRF treats a body without a Content-Length as empty."""
     scope = {
         "type": "http",
         "method": "POST",
@@ -119,8 +119,8 @@ def test_a_body_that_asgi_has_without_a_length_is_read(user: Any) -> None:
     assert After.as_view()(ASGIRequest(scope, body)).status_code == 200
 
 
-def test_a_body_that_was_read_before_is_read_again(user: Any) -> None:
-    """By a middleware that logs, say."""
+def test_a_body_that_was_read_before_can_be_read_again(user: Any) -> None:
+    """For example by a middleware that logs it."""
     request = RequestFactory().post(
         "/after", {"email": user.email, "password": PASSWORD}, content_type="application/json"
     )

@@ -1,4 +1,4 @@
-"""Finding a user by e-mail, and Django's authentication through it."""
+"""Finding a user by email, and Django's `authenticate`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.racing import meanwhile
 
 pytestmark = pytest.mark.django_db
 
-# Different addresses that a collation, a case mapping or a normal form may take for one.
+# Different addresses that a collation, case mapping or normalization may consider equal.
 LOOKALIKES = [
     ("mike@example.com", "m\u0131ke@example.com"),
     ("mike@example.com", "M\u0130KE@example.com"),
@@ -51,26 +51,28 @@ LOOKALIKES = [
 ]
 
 
-class TestTheRuleOfTheEmail:
-    """security.md, row 6 (CVE-2019-19844): `Lower()` in the database, then an exact comparison; two hits are none."""
+class TestEmailLookup:
+    """security.md, row 6 (CVE-2019-19844): `Lower()` in the database, then an exact comparison; two matches count as
+    none.
+    """
 
     @pytest.mark.parametrize(
         "typed", ["user@example.com", "USER@EXAMPLE.COM", "User@Example.Com", "uSER@example.com"]
     )
-    def test_any_case_is_the_same_user(self, typed: str) -> None:
+    def test_any_case_finds_the_user(self, typed: str) -> None:
         user = make_user("user@example.com")
         make_user("other@example.com")
 
         assert backends.find_by_email(typed) == user
 
-    def test_any_case_in_the_database_is_the_same_user(self) -> None:
+    def test_any_case_in_the_database_is_found(self) -> None:
         user = make_user("John.Doe@Example.com")
 
         assert backends.find_by_email("john.doe@example.com") == user
         assert backends.find_by_email("JOHN.DOE@EXAMPLE.COM") == user
 
     @pytest.mark.parametrize(("one", "other"), LOOKALIKES)
-    def test_a_lookalike_is_another_address(self, one: str, other: str) -> None:
+    def test_a_lookalike_address_finds_nobody(self, one: str, other: str) -> None:
         make_user(one)
         assert backends.find_by_email(other) is None
         get_user_model().objects.all().delete()
@@ -79,13 +81,13 @@ class TestTheRuleOfTheEmail:
         assert backends.find_by_email(one) is None
 
     @pytest.mark.parametrize(("one", "other"), LOOKALIKES)
-    def test_a_lookalike_logs_in_as_nobody(self, api: Api, one: str, other: str) -> None:
+    def test_a_lookalike_address_cannot_log_in(self, api: Api, one: str, other: str) -> None:
         make_user(one)
 
         assert api.post("/auth/login", {"email": other, "password": PASSWORD}).status_code in (400, 401)
         assert not RefreshSession.objects.exists()
 
-    def test_two_accounts_of_one_address_are_none(self) -> None:
+    def test_two_accounts_with_the_same_address_match_nobody(self) -> None:
         if get_user_model()._meta.get_field("email").unique and not can_hold_both_cases():
             pytest.skip("this database's unique constraint knows no case")
         make_user("user@example.com")
@@ -94,19 +96,19 @@ class TestTheRuleOfTheEmail:
         assert backends.find_by_email("user@example.com") is None
         assert backends.find_by_email("USER@example.com") is None
 
-    def test_no_address_finds_nobody(self) -> None:
+    def test_an_empty_address_finds_nobody(self) -> None:
         make_user("")
 
         assert backends.find_by_email("a@example.com") is None
 
     @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(typed=st.text(max_size=30).filter(lambda text: "\x00" not in text))
-    def test_whatever_is_found_has_the_typed_address(self, user: Any, typed: str) -> None:
+    def test_the_found_user_has_the_typed_address(self, user: Any, typed: str) -> None:
         found = backends.find_by_email(typed)
 
         assert found is None or found.email.lower() == typed.lower()
 
-    def test_it_costs_one_statement(self, user: Any, django_assert_num_queries: Any) -> None:
+    def test_it_runs_one_statement(self, user: Any, django_assert_num_queries: Any) -> None:
         with django_assert_num_queries(1):
             assert backends.find_by_email(user.email) == user
 
@@ -118,7 +120,7 @@ def can_hold_both_cases() -> bool:
 
 
 class Counting(BasePasswordHasher):
-    """A hasher that counts its work."""
+    """A hasher that counts its calls."""
 
     algorithm = "counting"
     encoded = 0
@@ -144,9 +146,7 @@ class Counting(BasePasswordHasher):
 
 
 class TestTheSameWork:
-    """security.md, row 116: one hash for the unknown, the inactive, the password-less, and for whom the password is
-    wrong.
-    """
+    """security.md, row 116: one hash for an unknown, inactive or password-less account and for a wrong password."""
 
     @pytest.mark.parametrize(
         "case", ["right", "wrong", "unknown", "inactive", "inactive, wrong", "password-less", "two accounts"]
@@ -187,7 +187,7 @@ class TestUpgradingAHash:
         return weak
 
     def log_in_while(self, user: Any, act: Callable[[], Any]) -> Any:
-        """Let something happen to a user between the look-up and the check of the password; return who is logged in."""
+        """Log in while something happens between the lookup and the password check; return who is logged in."""
         with meanwhile(act, after="SELECT", of=type(user)):
             return authenticate(None, email=user.email, password=PASSWORD)
 
@@ -200,7 +200,7 @@ class TestUpgradingAHash:
         assert user.password.startswith("argon2$argon2id$")
         assert user.check_password(PASSWORD)
 
-    def test_other_sessions_live_on(self, user: Any) -> None:
+    def test_other_sessions_stay(self, user: Any) -> None:
         first, second = Api(), Api()
         self.weaken(user)
         first.login(user.email)
@@ -226,7 +226,7 @@ class TestUpgradingAHash:
         assert not self.log_in_while(user, lambda: type(user).objects.update(password=new))
         assert type(user).objects.get().password == new
 
-    def test_it_gives_way_to_somebody_elses_upgrade(self, user: Any) -> None:
+    def test_a_concurrent_upgrade_wins(self, user: Any) -> None:
         self.weaken(user)
         upgraded = make_password(PASSWORD)
 
@@ -234,7 +234,7 @@ class TestUpgradingAHash:
         assert type(user).objects.get().password == upgraded == logged_in.password
 
     def test_a_hash_upgraded_elsewhere_is_read_from_the_primary(self, user: Any, settings: Any) -> None:
-        """security.md, row 48: a replica that lags would bring the old password back."""
+        """security.md, row 48: a lagging replica would bring the old password back."""
         self.weaken(user)
         upgraded = make_password(PASSWORD)
 
@@ -244,12 +244,12 @@ class TestUpgradingAHash:
 
         assert self.log_in_while(user, upgrade) == user
 
-    def test_a_user_who_is_deleted_meanwhile_is_refused(self, user: Any) -> None:
+    def test_a_user_deleted_meanwhile_is_refused(self, user: Any) -> None:
         self.weaken(user)
 
         assert not self.log_in_while(user, type(user).objects.all().delete)
 
-    def test_djangos_argon2_meets_the_policy(self) -> None:
+    def test_djangos_argon2_parameters_meet_the_policy(self) -> None:
         """At least 19 MiB, two passes."""
         hasher = Argon2PasswordHasher()
 
@@ -260,17 +260,17 @@ class TestUpgradingAHash:
 
 
 class TestDjangosAuthenticate:
-    def test_an_email_and_a_password(self, user: Any) -> None:
+    def test_email_and_password_authenticate(self, user: Any) -> None:
         assert authenticate(None, email=user.email.upper(), password=PASSWORD) == user
         assert authenticate(None, email=user.email, password="wrong") is None
 
-    def test_a_username_alone_as_from_the_admins_form(self, user: Any) -> None:
+    def test_a_username_alone_authenticates_as_in_the_admins_form(self, user: Any) -> None:
         username = getattr(user, user.USERNAME_FIELD)
 
         assert authenticate(None, username=username, password=PASSWORD) == user
         assert authenticate(None, username="nobody", password=PASSWORD) is None
 
-    def test_a_username_beside_an_email_is_not_looked_at(self) -> None:
+    def test_a_username_is_ignored_if_there_is_an_email(self) -> None:
         victim = make_user()
 
         assert (
@@ -278,7 +278,7 @@ class TestDjangosAuthenticate:
             is None
         )
 
-    def test_a_username_that_looks_like_anothers_email_wins_nothing(self, api: Api) -> None:
+    def test_a_username_equal_to_anothers_email_gains_nothing(self, api: Api) -> None:
         if get_user_model().USERNAME_FIELD == "email":
             pytest.skip("this user model has no username")
         make_user("attacker@example.com", username="victim@example.com")
@@ -287,14 +287,14 @@ class TestDjangosAuthenticate:
             api.post("/auth/login", {"email": "victim@example.com", "password": PASSWORD}).status_code == 401
         )
 
-    def test_nothing_is_nobody(self, user: Any) -> None:
+    def test_missing_credentials_authenticate_nobody(self, user: Any) -> None:
         backend = backends.EmailBackend()
 
         assert backend.authenticate(None) is None
         assert backend.authenticate(None, email=user.email) is None
         assert backend.authenticate(None, password=PASSWORD) is None
 
-    def test_permissions_come_with_it(self, user: Any) -> None:
+    def test_it_provides_permissions(self, user: Any) -> None:
         type(user).objects.update(is_superuser=True)
         user = authenticate(None, email=user.email, password=PASSWORD)
 
@@ -302,7 +302,7 @@ class TestDjangosAuthenticate:
         assert user.has_perm("hostapp.view_note")
         assert backends.EmailBackend().get_user(user.pk) == user
 
-    def test_the_admin_lets_staff_in(self, user: Any) -> None:
+    def test_staff_can_log_in_to_the_admin(self, user: Any) -> None:
         type(user).objects.update(is_staff=True, is_superuser=True)
         client = Client()
 

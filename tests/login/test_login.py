@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """Read a JWT's payload without a key."""
+    """Return the payload of a JWT without verifying it."""
     payload = token.split(".")[1]
     return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))  # type: ignore[no-any-return]
 
@@ -32,14 +32,14 @@ def attempt(api: Api, **fields: Any) -> Any:
 
 
 class AlwaysRefusing(BaseBackend):
-    """A backend of the host that forbids a log-in for good."""
+    """A backend of the host that refuses every login with PermissionDenied."""
 
     def authenticate(self, request: Any, **credentials: Any) -> None:
         raise PermissionDenied
 
 
 class Foreign(BaseBackend):
-    """A backend of the host, such as LDAP: takes username and password, knows its own."""
+    """A backend of the host, such as LDAP, that knows its own users by username and password."""
 
     def authenticate(
         self, request: Any, username: str | None = None, password: str | None = None, **kwargs: Any
@@ -61,7 +61,7 @@ class LocksOut(BaseBackend):
 class TestAGoodLogin:
     """security.md, rows 2, 8, 28, 30."""
 
-    def test_it_answers_exactly_the_three_keys_of_the_document(self, api: Api, user: Any) -> None:
+    def test_the_answer_has_exactly_three_keys(self, api: Api, user: Any) -> None:
         response = attempt(api, email=user.email, password=PASSWORD)
 
         body = response.json()
@@ -77,7 +77,7 @@ class TestAGoodLogin:
         assert len(api.refresh_token or "") == 64
         assert len(base64.urlsafe_b64decode(api.refresh_token or "")) == 48
 
-    def test_the_access_token_has_the_claims_of_the_contract_and_no_other(self, api: Api, user: Any) -> None:
+    def test_the_access_token_has_exactly_the_claims_of_the_contract(self, api: Api, user: Any) -> None:
         api.login(user.email)
 
         claims = claims_of(api.access_token or "")
@@ -101,7 +101,7 @@ class TestAGoodLogin:
         assert uuid.UUID(claims["sid"]) == RefreshSession.objects.get().pk
         assert claims["auth_time"] == int(RefreshSession.objects.get().created_at.timestamp())
 
-    def test_expires_is_in_milliseconds_where_the_setting_says_so(
+    def test_expires_is_in_milliseconds_if_the_setting_says_so(
         self, api: Api, user: Any, configure: Any
     ) -> None:
         configure(EXPIRES_UNIT="milliseconds")
@@ -111,7 +111,7 @@ class TestAGoodLogin:
         claims = claims_of(data["access_token"])
         assert data["expires"] == 900_000 == (claims["exp"] - claims["iat"]) * 1000
 
-    def test_it_opens_a_session_that_remembers_where_from(self, api: Api, user: Any) -> None:
+    def test_the_session_remembers_address_and_user_agent(self, api: Api, user: Any) -> None:
         api.post(
             "/auth/login",
             {"email": user.email, "password": PASSWORD},
@@ -127,7 +127,7 @@ class TestAGoodLogin:
         )
         assert session.mode == "json"
 
-    def test_every_login_is_a_session_of_its_own(self, api: Api, user: Any) -> None:
+    def test_every_login_opens_its_own_session(self, api: Api, user: Any) -> None:
         first = attempt(api, email=user.email, password=PASSWORD).json()["data"]
         second = attempt(api, email=user.email, password=PASSWORD).json()["data"]
 
@@ -143,20 +143,20 @@ class TestAGoodLogin:
         user.refresh_from_db()
         assert user.last_login is not None
 
-    def test_it_ignores_whatever_access_token_comes_along(self, api: Api, user: Any) -> None:
+    def test_it_ignores_any_access_token_sent_along(self, api: Api, user: Any) -> None:
         for header in ("null", "Bearer null", "Bearer", "Bearer x.y.z", "Basic Og==", "Bearer \xff"):
             response = api.post(
                 "/auth/login", {"email": user.email, "password": PASSWORD}, headers={"Authorization": header}
             )
             assert response.status_code == 200, header
 
-    def test_it_answers_with_and_without_a_trailing_slash(self, api: Api, user: Any) -> None:
+    def test_it_works_with_and_without_a_trailing_slash(self, api: Api, user: Any) -> None:
         fields = {"email": user.email, "password": PASSWORD}
 
         assert api.post("/auth/login", fields).status_code == 200
         assert api.post("/auth/login/", fields).status_code == 200
 
-    def test_a_newline_behind_the_path_is_another_path(self, api: Api, user: Any) -> None:
+    def test_a_newline_after_the_path_is_another_path(self, api: Api, user: Any) -> None:
         assert api.post("/auth/login%0a", {"email": user.email, "password": PASSWORD}).status_code == 404
 
     def test_otp_is_ignored_for_a_user_without_a_factor(self, api: Api, user: Any) -> None:
@@ -169,7 +169,7 @@ class TestAGoodLogin:
         assert response.status_code == 200
         assert not user.is_staff
 
-    def test_it_records_the_event_and_tells_the_host(self, api: Api, user: Any) -> None:
+    def test_it_records_an_event_and_sends_the_signals(self, api: Api, user: Any) -> None:
         with hearing(signals.logged_in, user_logged_in) as heard:
             attempt(api, email=user.email, password=PASSWORD)
 
@@ -181,7 +181,7 @@ class TestAGoodLogin:
             (signals.logged_in, user, session),
         ]
 
-    def test_a_receiver_of_the_host_that_fails_changes_nothing(self, api: Api, user: Any) -> None:
+    def test_a_failing_receiver_changes_nothing(self, api: Api, user: Any) -> None:
         def failing(**kwargs: Any) -> None:
             raise RuntimeError("the host's bug")
 
@@ -196,9 +196,9 @@ class TestAGoodLogin:
         assert response.status_code == 200
 
 
-class TestALoginThatTheDatabaseFails:
-    def test_costs_no_attempt(self, api: Api, user: Any) -> None:
-        """Section 1 of the contract: a 503 consumes nothing."""
+class TestDatabaseFailure:
+    def test_it_costs_no_attempt(self, api: Api, user: Any) -> None:
+        """As in the contract, a 503 consumes nothing."""
         table = type(user)
         for _ in range(6):
             with failing(at="SELECT", of=table):
@@ -209,7 +209,7 @@ class TestALoginThatTheDatabaseFails:
 
 
 class TestARefusedLogin:
-    """security.md, row 1: one answer for all, no session, no cookie."""
+    """security.md, row 1: one answer for every reason, no session, no cookie."""
 
     def refusals(self, settings: Any) -> dict[str, dict[str, str]]:
         user = make_user()
@@ -220,7 +220,7 @@ class TestARefusedLogin:
         broken = make_user()
         type(broken).objects.filter(pk=broken.pk).update(password="not a hash")
         make_user("twin@example.com")
-        # A unique constraint on MariaDB knows no case; without one there are two of the same.
+        # On MariaDB a unique constraint ignores case, so there can't be two such users.
         if connection.vendor != "mysql" or not type(user)._meta.get_field("email").unique:
             make_user("TWIN@example.com")
         else:
@@ -237,7 +237,7 @@ class TestARefusedLogin:
             "two accounts": {"email": "twin@example.com", "password": PASSWORD},
         }
 
-    def test_every_reason_gives_the_very_same_answer(
+    def test_every_reason_gives_the_same_answer(
         self, api: Api, settings: Any, transactional_db: None
     ) -> None:
         answers = {}
@@ -254,7 +254,7 @@ class TestARefusedLogin:
         assert all(answer == first for answer in answers.values()), answers
         assert not RefreshSession.objects.exists()
 
-    def test_a_refusal_writes_nothing_but_counters_and_an_event(self, api: Api, user: Any) -> None:
+    def test_a_refusal_writes_only_counters_and_an_event(self, api: Api, user: Any) -> None:
         before = type(user).objects.filter(pk=user.pk).values().get()
 
         attempt(api, email=user.email, password="wrong")
@@ -264,7 +264,7 @@ class TestARefusedLogin:
         assert (event.kind, event.user_id, event.reason) == ("login_failed", user.pk, "credentials")
         assert not RefreshSession.objects.exists()
 
-    def test_it_is_refused_whatever_else_would_accept_it_after_permission_denied(
+    def test_permission_denied_is_final_even_if_another_backend_would_accept(
         self, api: Api, user: Any, settings: Any
     ) -> None:
         settings.AUTHENTICATION_BACKENDS = [
@@ -276,14 +276,14 @@ class TestARefusedLogin:
 
         assert (response.status_code, code_of(response)) == (401, "INVALID_CREDENTIALS")
 
-    def test_there_is_no_password_check_behind_the_backends(self, api: Api, user: Any, settings: Any) -> None:
+    def test_without_backends_no_password_is_accepted(self, api: Api, user: Any, settings: Any) -> None:
         settings.AUTHENTICATION_BACKENDS = [f"{__name__}.Foreign"]
 
         response = attempt(api, email=user.email, password=PASSWORD)
 
         assert (response.status_code, code_of(response)) == (401, "INVALID_CREDENTIALS")
 
-    def test_a_directory_of_the_host_can_log_in_its_users(self, api: Api, settings: Any) -> None:
+    def test_a_backend_of_the_host_can_log_in_its_users(self, api: Api, settings: Any) -> None:
         user = make_user(password=None)
         settings.AUTHENTICATION_BACKENDS = ["platform_auth.backends.EmailBackend", f"{__name__}.Foreign"]
 
@@ -291,7 +291,7 @@ class TestARefusedLogin:
 
         assert response.status_code == 200
 
-    def test_a_directory_that_returns_an_inactive_user_logs_nobody_in(self, api: Api, settings: Any) -> None:
+    def test_a_backend_that_returns_an_inactive_user_logs_nobody_in(self, api: Api, settings: Any) -> None:
         user = make_user(is_active=False)
         settings.AUTHENTICATION_BACKENDS = [f"{__name__}.Foreign"]
 
@@ -299,7 +299,7 @@ class TestARefusedLogin:
 
         assert (response.status_code, code_of(response)) == (401, "INVALID_CREDENTIALS")
 
-    def test_a_lock_out_by_django_axes_is_429(self, api: Api, user: Any, settings: Any) -> None:
+    def test_a_lockout_by_django_axes_is_429(self, api: Api, user: Any, settings: Any) -> None:
         settings.AUTHENTICATION_BACKENDS = [f"{__name__}.LocksOut", "platform_auth.backends.EmailBackend"]
 
         response = attempt(api, email=user.email, password=PASSWORD)
@@ -307,7 +307,7 @@ class TestARefusedLogin:
         assert (response.status_code, code_of(response)) == (429, "REQUESTS_EXCEEDED")
         assert int(response["Retry-After"]) > 0
 
-    def test_it_tells_the_host_without_the_password(self, api: Api, user: Any) -> None:
+    def test_the_signals_do_not_contain_the_password(self, api: Api, user: Any) -> None:
         with hearing(signals.login_failed, user_login_failed) as heard:
             attempt(api, email=user.email, password="wrong-one")
 
@@ -317,9 +317,7 @@ class TestARefusedLogin:
         )
         assert heard[1]["email"] == user.email
 
-    def test_no_session_is_opened_by_log_in_where_passwords_are_off(
-        self, api: Api, user: Any, configure: Any
-    ) -> None:
+    def test_password_login_can_be_turned_off(self, api: Api, user: Any, configure: Any) -> None:
         configure(PASSWORD_LOGIN=False)
 
         response = attempt(api, email=user.email, password=PASSWORD)
@@ -328,10 +326,10 @@ class TestARefusedLogin:
         assert not RefreshSession.objects.exists()
 
 
-class TestThePassword:
-    """security.md, row 5: byte-exact; security.md, row 107: never normalised."""
+class TestPassword:
+    """security.md, row 5: compared byte for byte; security.md, row 107: never normalized."""
 
-    def test_hundred_characters_that_differ_in_the_90th_are_two_passwords(self, api: Api) -> None:
+    def test_passwords_that_differ_in_the_90th_character_are_different(self, api: Api) -> None:
         password = "a" * 100
         user = make_user(password=password)
 
@@ -341,23 +339,23 @@ class TestThePassword:
     @pytest.mark.parametrize(
         "typed", ["secret words ", " secret words", "Secret words", "secret  words", "secret words\n"]
     )
-    def test_nothing_is_trimmed_folded_or_collapsed(self, api: Api, typed: str) -> None:
+    def test_nothing_is_trimmed_or_folded(self, api: Api, typed: str) -> None:
         user = make_user(password="secret words")
 
         assert attempt(api, email=user.email, password=typed).status_code == 401
 
-    def test_blanks_around_a_password_belong_to_it(self, api: Api) -> None:
+    def test_spaces_around_a_password_belong_to_it(self, api: Api) -> None:
         user = make_user(password="  secret words\t")
 
         assert attempt(api, email=user.email, password="  secret words\t").status_code == 200
 
-    def test_a_composed_and_a_decomposed_letter_are_two_passwords(self, api: Api) -> None:
+    def test_composed_and_decomposed_letters_are_different(self, api: Api) -> None:
         user = make_user(password="caf\u00e9 au lait")
 
         assert attempt(api, email=user.email, password="cafe\u0301 au lait").status_code == 401
         assert attempt(api, email=user.email, password="caf\u00e9 au lait").status_code == 200
 
-    def test_1024_bytes_are_taken_and_one_more_is_400(self, api: Api) -> None:
+    def test_1024_bytes_are_accepted_and_one_more_is_400(self, api: Api) -> None:
         user = make_user(password="é" * 512)
 
         assert attempt(api, email=user.email, password="é" * 512).status_code == 200
@@ -365,14 +363,14 @@ class TestThePassword:
         assert (response.status_code, code_of(response)) == (400, "INVALID_PAYLOAD")
         assert response.json()["errors"][0]["extensions"]["field"] == "password"
 
-    def test_a_password_of_only_blanks_is_a_password(self, api: Api) -> None:
+    def test_a_password_of_spaces_is_accepted(self, api: Api) -> None:
         user = make_user(password="   ")
 
         assert attempt(api, email=user.email, password="   ").status_code == 200
 
 
-class TestTheShapeOfTheBody:
-    """Contract, section 1: several errors for one request where several things are wrong."""
+class TestShapeOfTheBody:
+    """Several errors for one request if several things are wrong."""
 
     def test_both_missing_fields_are_named(self, api: Api, db: None) -> None:
         response = attempt(api)
@@ -383,7 +381,7 @@ class TestTheShapeOfTheBody:
         assert all(error["extensions"]["code"] == "INVALID_PAYLOAD" for error in errors)
         assert all(error["extensions"]["reason"] for error in errors)
 
-    def test_a_body_that_is_not_there_counts_as_an_empty_object(self, api: Api, db: None) -> None:
+    def test_a_missing_body_counts_as_an_empty_object(self, api: Api, db: None) -> None:
         response = api.client.generic("POST", "/auth/login", b"", content_type="")
 
         assert {error["extensions"]["field"] for error in response.json()["errors"]} == {"email", "password"}
@@ -393,13 +391,13 @@ class TestTheShapeOfTheBody:
         ["", "x", "@", "a@", "@b", " user@example.com", "user@example.com ", "a b@example.com", "a@x\nBcc:b@y.example",
          "a@x.example,b@y.example", "a" * 243 + "@example.com", "user@example.com\n", "user@-example.com"],
     )  # fmt: skip
-    def test_what_is_no_address_is_400(self, api: Api, email: str, db: None) -> None:
+    def test_an_invalid_address_is_400(self, api: Api, email: str, db: None) -> None:
         response = attempt(api, email=email, password=PASSWORD)
 
         assert response.status_code == 400
         assert {error["extensions"]["field"] for error in response.json()["errors"]} == {"email"}
 
-    def test_an_address_of_254_characters_is_taken(self, api: Api, db: None) -> None:
+    def test_an_address_of_254_characters_is_accepted(self, api: Api, db: None) -> None:
         domain = ".".join(["d" * 63, "e" * 63, "f" * 57, "example"])
         email = "a" * (254 - len(domain) - 1) + "@" + domain
         assert len(email) == 254
@@ -407,12 +405,12 @@ class TestTheShapeOfTheBody:
         assert attempt(api, email=email, password=PASSWORD).status_code == 401
 
     @pytest.mark.parametrize("otp", ["", "12345", "1" * 33])
-    def test_an_otp_of_a_wrong_length_is_400(self, api: Api, user: Any, otp: str) -> None:
+    def test_a_one_time_password_of_a_wrong_length_is_400(self, api: Api, user: Any, otp: str) -> None:
         response = attempt(api, email=user.email, password=PASSWORD, otp=otp)
 
         assert (response.status_code, code_of(response)) == (400, "INVALID_PAYLOAD")
 
-    def test_an_email_in_the_query_counts_for_nothing(self, api: Api, user: Any) -> None:
+    def test_an_email_in_the_query_is_ignored(self, api: Api, user: Any) -> None:
         """security.md, row 109."""
         response = api.post(f"/auth/login?email={user.email}&password=x&mode=cookie", {"password": PASSWORD})
 
@@ -428,12 +426,10 @@ class TestTheShapeOfTheBody:
         assert not RateCounter.objects.exists()
 
 
-class TestASessionThatIsThereAlready:
-    """security.md, row 2: a log-in issues a new session, ignores any token sent along and never upgrades a planted
-    one.
-    """
+class TestExistingSession:
+    """security.md, row 2: a login opens a new session, ignores any token sent along and never uses a planted one."""
 
-    def test_a_planted_cookie_is_not_taken_over_and_its_session_ends(self, user: Any) -> None:
+    def test_a_planted_cookie_is_not_used_and_its_session_ends(self, user: Any) -> None:
         attacker, victim = Api(), Api()
         other = make_user()
         attacker.login(other.email)
@@ -447,7 +443,7 @@ class TestASessionThatIsThereAlready:
         assert RefreshSession.objects.get().user_id == user.pk
         assert attacker.refresh().status_code == 401
 
-    def test_a_login_in_json_mode_leaves_the_cookies_session_alone(self, user: Any) -> None:
+    def test_a_login_in_json_mode_keeps_the_session_of_a_cookie(self, user: Any) -> None:
         api = Api()
         api.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "cookie"})
 
@@ -466,7 +462,7 @@ class TestASessionThatIsThereAlready:
         assert not response.cookies
         assert RefreshSession.objects.count() == 1
 
-    def test_a_refresh_token_in_the_body_counts_for_nothing(self, user: Any) -> None:
+    def test_a_refresh_token_in_the_body_is_ignored(self, user: Any) -> None:
         api = Api()
         api.login(user.email)
         first = api.refresh_token

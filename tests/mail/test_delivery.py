@@ -1,4 +1,4 @@
-"""Work that leaves the request: by a thread, by Django's task framework, inline."""
+"""Work done after the answer: by a thread, by Django's task framework, inline."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FAILURES = {
 }
 
 done: list[Any] = []
-"""What the jobs of these tests leave behind."""
+"""What the jobs of these tests record."""
 blocked: list[threading.Event] = []
 """What the job `block` waits for."""
 
@@ -59,7 +59,7 @@ def fail(*, how: str, times: int, attempt: delivery.Attempt) -> None:
 
 @delivery.job
 def learn(*, known: str = "nothing", attempt: delivery.Attempt) -> None:
-    """Fail until the last attempt, telling the next one what this one learnt."""
+    """Fail until the last attempt, passing what was learnt to the next one."""
     done.append((attempt.number, attempt.is_last, known))
     if not attempt.is_last:
         raise delivery.TryAgain("no", known=f"of {attempt.number}")
@@ -84,7 +84,7 @@ def look(*, attempt: delivery.Attempt) -> None:
 
 @delivery.job
 def leave_broken(*, attempt: delivery.Attempt) -> None:
-    """Leave a connection that cannot be closed as the server's end of it is gone."""
+    """Leave a connection that can't be closed, because the server has closed its end."""
     connection = connections["default"]
     close = connection.close
 
@@ -120,8 +120,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("by_thread")
 class TestThread:
-    def test_it_starts_when_the_answer_is_out(self) -> None:
-        """security.md, row 63: the work for an account that exists must not slow down the answer."""
+    def test_it_starts_after_the_answer_was_sent(self) -> None:
+        """security.md, row 63: work for an existing account must not slow down the answer."""
         began = time.monotonic()
         delivery.hand_over(clock)
         wait_until(lambda: bool(done))
@@ -129,14 +129,14 @@ class TestThread:
         (started,) = done
         assert started - began >= delivery.STARTS_AFTER[0]
 
-    def test_it_is_a_thread_of_its_own(self) -> None:
+    def test_it_runs_in_its_own_thread(self) -> None:
         delivery.hand_over(note, what="x")
         wait_until(lambda: bool(done))
 
         assert done == [("x", 1, "platform_auth-mail")]
 
     @pytest.mark.parametrize("how", ["bug", "exit"])
-    def test_it_survives_a_job_that_breaks(self, how: str, caplog: Any) -> None:
+    def test_it_survives_a_failing_job(self, how: str, caplog: Any) -> None:
         delivery.hand_over(fail, how=how, times=9)
         delivery.finish()
         thread = delivery.worker.thread
@@ -161,7 +161,7 @@ class TestThread:
         assert "could not be closed" in caplog.text
 
     @pytest.mark.parametrize("how", ["later", "database", "busy database"])
-    def test_what_can_be_done_later_is_tried_again(self, how: str, caplog: Any) -> None:
+    def test_a_job_that_raises_try_again_is_tried_again(self, how: str, caplog: Any) -> None:
         delivery.hand_over(fail, how=how, times=1)
 
         wait_until(lambda: len(done) == 2)
@@ -169,7 +169,7 @@ class TestThread:
         assert [attempt for _what, attempt, _thread in done] == [1, 2]
         assert "next attempt in 2 s" in caplog.text
 
-    def test_the_end_of_a_process_does_what_waits_at_once_and_once(self, caplog: Any) -> None:
+    def test_an_exiting_process_runs_waiting_jobs_once(self, caplog: Any) -> None:
         delivery.worker.put(delivery.name_of(fail), {"how": "later", "times": 9}, 1, 3600)
         for number in range(5):
             delivery.hand_over(note, what=str(number))
@@ -179,7 +179,7 @@ class TestThread:
         assert len(done) == 6
         assert "failed for good" in caplog.text
 
-    def test_the_end_of_a_process_does_not_wait_for_ever(self, caplog: Any) -> None:
+    def test_an_exiting_process_does_not_wait_forever(self, caplog: Any) -> None:
         released = threading.Event()
         blocked.append(released)
         delivery.hand_over(block)
@@ -189,7 +189,7 @@ class TestThread:
 
         assert "1 jobs were not done in time" in caplog.text
 
-    def test_it_gives_up_in_the_end(self, caplog: Any) -> None:
+    def test_it_gives_up_after_the_last_attempt(self, caplog: Any) -> None:
         worker = delivery.Worker()
         name = delivery.name_of(fail)
 
@@ -198,7 +198,7 @@ class TestThread:
 
         assert worker.waiting == []
 
-    def test_an_attempt_hears_what_the_one_before_learnt_and_whether_it_is_the_last(
+    def test_an_attempt_gets_changed_arguments_and_knows_whether_it_is_the_last(
         self, monkeypatch: Any
     ) -> None:
         monkeypatch.setattr(delivery, "RETRIES_AFTER", (0, 0))
@@ -208,7 +208,7 @@ class TestThread:
 
         assert done == [(1, False, "nothing"), (2, False, "of 1"), (3, True, "of 2")]
 
-    def test_the_end_of_a_process_brings_the_last_attempt(self) -> None:
+    def test_in_an_exiting_process_the_attempt_is_the_last(self) -> None:
         delivery.worker.put(delivery.name_of(learn), {}, 1, 3600)
 
         assert delivery.finish(timeout=60)
@@ -236,7 +236,7 @@ class TestThread:
         delivery.finish()
         assert [what for what, *_rest in done] == ["committed"]
 
-    def test_it_holds_so_many_and_no_more(self, caplog: Any) -> None:
+    def test_the_queue_is_limited(self, caplog: Any) -> None:
         worker = delivery.Worker()
         name = delivery.name_of(note)
 
@@ -246,7 +246,7 @@ class TestThread:
         assert len(worker.waiting) == delivery.MAX_WAITING
         assert caplog.text.count("was dropped") == 3
 
-    def test_many_callers_at_once_lose_nothing(self) -> None:
+    def test_concurrent_callers_lose_no_job(self) -> None:
         threads = [
             threading.Thread(target=lambda: [delivery.hand_over(note, what="x") for _ in range(50)])
             for _ in range(8)
@@ -284,7 +284,7 @@ def say(*, what, attempt):
 def run_script(body: str, *, ends: int = 0, logs: str = "") -> list[str]:
     """Run a host's process until it ends with an exit code; return the lines that its jobs wrote.
 
-    It must log nothing; or what it `logs`.
+    It must log nothing, or what `logs` says.
     """
     result = subprocess.run(
         [
@@ -311,7 +311,7 @@ class TestProcess:
     """What happens to the thread when its process ends or forks."""
 
     @pytest.mark.parametrize("mode", ["thread", "task", "inline"])
-    def test_it_keeps_its_own_signals(self, mode: str) -> None:
+    def test_it_keeps_its_signal_handlers(self, mode: str) -> None:
         body = f"""
             import signal
             settings.PLATFORM_AUTH = {{"MAIL_DELIVERY": "{mode}"}}
@@ -322,7 +322,7 @@ class TestProcess:
         """
         run_script(body, ends=-signal.SIGTERM)
 
-    def test_a_worker_finds_a_job_whose_module_it_has_not_imported(self) -> None:
+    def test_a_worker_imports_the_module_of_a_job(self) -> None:
         body = """
             assert "platform_auth.passwords" not in sys.modules
             asked = {"email": "alice@example.com", "within_limit": True, "address": None, "user_agent": ""}
@@ -335,21 +335,21 @@ class TestProcess:
         """
         assert run_script(body) == ["OperationalError"]
 
-    def test_without_a_task_framework_the_thread_works(self) -> None:
+    def test_the_thread_works_without_a_task_framework(self) -> None:
         body = """
             sys.modules["django.tasks"] = sys.modules["django_tasks"] = None
             delivery.hand_over(say, what="job")
         """
         assert run_script(body) == ["job"]
 
-    def test_a_process_that_ends_finishes_its_jobs(self) -> None:
+    def test_an_exiting_process_finishes_its_jobs(self) -> None:
         assert run_script('for n in range(3): delivery.hand_over(say, what=f"job{n}")') == [
             "job0",
             "job1",
             "job2",
         ]
 
-    def test_a_process_that_ends_waits_for_a_slow_job_for_so_long_and_no_longer(self) -> None:
+    def test_an_exiting_process_waits_for_a_slow_job_up_to_a_limit(self) -> None:
         body = """
             import atexit, time
             atexit.unregister(delivery.finish)
@@ -363,8 +363,8 @@ class TestProcess:
         """
         assert run_script(body, logs="1 jobs were not done in time") == []
 
-    def test_a_process_that_is_told_to_end_finishes_its_jobs(self) -> None:
-        """As an application server does it: SIGTERM becomes SystemExit in a worker."""
+    def test_a_process_that_gets_sigterm_finishes_its_jobs(self) -> None:
+        """As application servers do: SIGTERM becomes SystemExit in a worker."""
         body = """
             import signal, time
             signal.signal(signal.SIGTERM, lambda *args: sys.exit(0))
@@ -374,8 +374,8 @@ class TestProcess:
         """
         assert run_script(body) == ["job"]
 
-    def test_a_forked_child_has_a_thread_of_its_own_and_none_of_the_parents_jobs(self) -> None:
-        """As gunicorn does it with --preload."""
+    def test_a_forked_child_has_its_own_thread_and_no_jobs_of_the_parent(self) -> None:
+        """As gunicorn does with --preload."""
         body = """
             delivery.hand_over(say, what="parent")
             child = os.fork()
@@ -401,7 +401,7 @@ SITE = "tests.delivery_site"
 
 
 class Server(NamedTuple):
-    """A server of a host: what it is called with before `host:port`, and its exit code after SIGTERM."""
+    """A host's server: its command before `host:port`, and its exit code after SIGTERM."""
 
     name: str
     arguments: Sequence[str]
@@ -426,7 +426,7 @@ class Server(NamedTuple):
 
 
 def answers(url: str) -> bool:
-    """Return whether a server has loaded its app, which takes longer than to listen."""
+    """Return whether a server has loaded its app, which takes longer than to start listening."""
     with contextlib.suppress(requests.RequestException):
         return requests.get(f"{url}nowhere", timeout=30).status_code == 404
     return False
@@ -443,9 +443,9 @@ SERVERS = [
 
 
 class TestServer:
-    """SIGTERM is how a server is told to end."""
+    """Servers are stopped with SIGTERM."""
 
-    def test_its_process_does_what_waits_before_it_exits(self, tmp_path: Path) -> None:
+    def test_it_runs_waiting_jobs_before_it_exits(self, tmp_path: Path) -> None:
         file = tmp_path / "done"
         with GUNICORN.serve(file) as (url, process):
             assert requests.get(f"{url}?what=job", timeout=30).status_code == 204
@@ -454,7 +454,7 @@ class TestServer:
 
         assert file.read_text() == "job\n"
 
-    def test_the_jobs_of_requests_that_it_still_answers_are_done(self, tmp_path: Path) -> None:
+    def test_it_runs_the_jobs_of_requests_that_it_still_answers(self, tmp_path: Path) -> None:
         file = tmp_path / "done"
         with GUNICORN.serve(file) as (url, process), ThreadPoolExecutor() as pool:
             assert requests.get(f"{url}?what=waiting", timeout=30).status_code == 204
@@ -467,7 +467,7 @@ class TestServer:
         assert sorted(file.read_text().split()) == ["late", "waiting"]
 
     @pytest.mark.parametrize("server", SERVERS, ids=lambda server: " ".join(server.arguments[:2]))
-    def test_it_ends_at_once_where_nothing_waits(self, server: Server, tmp_path: Path) -> None:
+    def test_it_exits_at_once_if_nothing_waits(self, server: Server, tmp_path: Path) -> None:
         with server.serve(tmp_path / "done") as (_url, process):
             began = time.monotonic()
             process.terminate()
@@ -478,7 +478,7 @@ class TestServer:
 @pytest.mark.django_db
 class TestInline:
     @pytest.mark.parametrize("how", ["later", "bug", "database"])
-    def test_what_goes_wrong_is_logged_and_never_raised(self, how: str, caplog: Any) -> None:
+    def test_an_error_is_logged_and_never_raised(self, how: str, caplog: Any) -> None:
         delivery.hand_over(fail, how=how, times=9)
 
         assert len(done) == 1
@@ -492,7 +492,7 @@ class TestInline:
 
 @pytest.mark.django_db(transaction=True)
 class TestTask:
-    """Django's task framework: 6.0 has it, django-tasks brings it to 5.2."""
+    """Django's task framework, part of Django 6.0 and available for 5.2 as django-tasks."""
 
     @pytest.fixture(autouse=True)
     def _by_task(self, settings: Any, configure: Any) -> None:
@@ -530,7 +530,7 @@ class TestTask:
             "user_agent",
         }
 
-    def test_a_worker_sends_the_mail_and_the_queue_holds_no_token(
+    def test_a_worker_sends_the_email_and_the_queue_contains_no_token(
         self, api: Api, user: Any, mailoutbox: list[Any]
     ) -> None:
         """security.md, row 120."""
@@ -547,14 +547,14 @@ class TestTask:
         ]
         assert "ey" not in str(backend.results[1].args[1]["token_id"])
 
-    def test_what_can_be_done_later_is_enqueued_for_later(self) -> None:
+    def test_a_job_that_raises_try_again_is_enqueued_for_later(self) -> None:
         self.task().call(delivery.name_of(fail), {"how": "later", "times": 9}, 1)
 
         (result,) = self.backend().results
         assert result.args[2] == 2
         assert result.task.run_after is not None
 
-    def test_the_next_attempt_hears_what_this_one_learnt(self) -> None:
+    def test_the_next_attempt_gets_changed_arguments(self) -> None:
         self.task().call(delivery.name_of(learn), {}, 1)
         self.task().call(delivery.name_of(learn), {}, 6)
 
@@ -562,9 +562,7 @@ class TestTask:
         assert list(result.args[1:]) == [{"known": "of 1"}, 2]
         assert done == [(1, False, "nothing"), (6, True, "nothing")]
 
-    def test_where_the_backend_cannot_defer_the_first_attempt_is_the_last(
-        self, settings: Any, monkeypatch: Any
-    ) -> None:
+    def test_without_deferring_the_first_attempt_is_the_last(self, settings: Any, monkeypatch: Any) -> None:
         backend = type("Backend", (type(self.backend()),), {"supports_defer": False})
         monkeypatch.setattr(f"{__name__}.Backend", backend, raising=False)
         settings.TASKS = {"default": {"BACKEND": f"{__name__}.Backend"}}
@@ -576,7 +574,7 @@ class TestTask:
         assert done[0] == (1, True, "nothing")
         assert self.backend().results == []
 
-    def test_the_last_attempt_is_a_failed_task(self) -> None:
+    def test_a_failed_last_attempt_is_a_failed_task(self) -> None:
         with pytest.raises(delivery.TryAgain):
             self.task().call(delivery.name_of(fail), {"how": "later", "times": 99}, 6)
 
@@ -594,7 +592,7 @@ class TestTask:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("by_thread")
 class TestMailServer:
-    """Issue: mail server down or slow: the caller sees nothing, the log says it, a retry happens."""
+    """If the mail server is down or slow, the caller notices nothing, it is logged, and the email is tried again."""
 
     @pytest.fixture(autouse=True)
     def _smtp(self, settings: Any) -> None:
@@ -605,7 +603,7 @@ class TestMailServer:
         rows = AuthEvent.objects.filter(kind=AuthEvent.Kind.RESET_REQUESTED).order_by("pk")
         return list(rows.values_list("reason", flat=True))
 
-    def test_a_slow_one_does_not_slow_the_answer(self, api: Api, user: Any, settings: Any) -> None:
+    def test_a_slow_server_does_not_delay_the_answer(self, api: Api, user: Any, settings: Any) -> None:
         with MailServer("slow", pause=6.0) as server:
             settings.EMAIL_PORT = server.port
             began = time.monotonic()
@@ -616,7 +614,7 @@ class TestMailServer:
             assert (response.status_code, took < server.pause) == (204, True)
             assert [recipients for recipients, _message in server.mails] == [[user.email]]
 
-    def test_one_that_was_down_gets_the_mail_later(
+    def test_an_email_is_sent_later_if_the_server_was_down(
         self, api: Api, user: Any, settings: Any, caplog: Any
     ) -> None:
         with MailServer() as server:
@@ -632,7 +630,7 @@ class TestMailServer:
         assert self.outcomes() == ["mail_error", "sent"]
         assert "next attempt in 2 s: builtins.ConnectionRefusedError" in caplog.text
 
-    def test_one_that_refuses_is_logged_without_its_words(
+    def test_a_refusal_is_logged_without_the_servers_text(
         self, api: Api, user: Any, settings: Any, caplog: Any
     ) -> None:
         with MailServer("refuses") as server:
@@ -643,7 +641,7 @@ class TestMailServer:
         assert "smtplib.SMTPRecipientsRefused" in caplog.text
         assert user.email not in caplog.text
 
-    def test_one_that_says_nothing_does_not_hold_the_thread_for_ever(
+    def test_a_silent_server_does_not_block_the_thread_forever(
         self, api: Api, user: Any, settings: Any, monkeypatch: Any
     ) -> None:
         from platform_auth.mail import messages

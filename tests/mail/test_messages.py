@@ -1,4 +1,4 @@
-"""The mails: who gets them, what is in them, what a host may change."""
+"""The emails: recipients, content, and what a host can change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from django.utils import translation
 from platform_auth.caller import Caller
 from platform_auth.mail import delivery, messages
 from tests.conftest import Api, make_user
-from tests.mails import link_of
+from tests.emails import link_of
 
 LINK = "https://app.example/r?a=1&token=e.y.z"
 
@@ -34,14 +34,14 @@ def html_of(message: Any) -> str:
 
 
 def escape(settings: Any, autoescape: bool) -> None:
-    """Have the host's engine escape by itself, or not."""
+    """Turn autoescape of the host's template engine on or off."""
     engine = settings.TEMPLATES[0]
     settings.TEMPLATES = [{**engine, "OPTIONS": {**engine["OPTIONS"], "autoescape": autoescape}}]
 
 
 @pytest.fixture
 def templates(settings: Any, tmp_path: Path) -> Path:
-    """Return the folder of a host's own mail templates."""
+    """Return the folder of a host's own email templates."""
     settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [str(tmp_path)]}]
     folder = tmp_path / "platform_auth" / "email"
     folder.mkdir(parents=True)
@@ -49,7 +49,7 @@ def templates(settings: Any, tmp_path: Path) -> Path:
 
 
 class TestResetLink:
-    def test_it_has_a_subject_a_text_and_a_html_part(self, user: Any, settings: Any) -> None:
+    def test_it_has_a_subject_a_text_part_and_an_html_part(self, user: Any, settings: Any) -> None:
         settings.DEFAULT_FROM_EMAIL = "site@example.com"
 
         message = send_link(user)
@@ -61,20 +61,20 @@ class TestResetLink:
         assert "The link works once and expires in 60 minutes." in message.body
         assert 'href="https://app.example/r?a=1&amp;token=e.y.z"' in html_of(message)
 
-    def test_it_holds_one_link(self, user: Any) -> None:
+    def test_it_contains_one_link(self, user: Any) -> None:
         assert link_of(send_link(user)) == LINK
 
     @pytest.mark.parametrize("autoescape", [True, False])
     def test_its_url_is_escaped(self, user: Any, settings: Any, autoescape: bool) -> None:
-        """security.md, row 67: such a URL is refused long before; the template does not rely on it, nor on the host's
-        engine.
+        """security.md, row 67: such a URL is refused earlier, but the template relies neither on that nor on the
+        host's engine.
         """
         escape(settings, autoescape)
         message = send_link(user, 'https://app.example/"><img src=x>')
 
         assert "<img" not in html_of(message)
 
-    def test_no_machine_is_asked_to_answer_it(self, user: Any) -> None:
+    def test_automatic_replies_are_suppressed(self, user: Any) -> None:
         assert send_link(user).extra_headers["Auto-Submitted"] == "auto-generated"
 
     @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ class TestResetLink:
             (timedelta(seconds=1), "expires in 1 minute."),
         ],
     )
-    def test_it_says_how_long_it_is_good(self, user: Any, lifetime: timedelta, text: str) -> None:
+    def test_it_says_how_long_the_link_is_valid(self, user: Any, lifetime: timedelta, text: str) -> None:
         assert text in send_link(user, lifetime=lifetime).body
 
     def test_the_hosts_charset_does_not_change_it(self, user: Any, settings: Any, templates: Path) -> None:
@@ -118,14 +118,14 @@ class TestRecipient:
             "a@b@c.example",
         ],
     )
-    def test_an_account_without_a_good_address_gets_none(self, stored: str, caplog: Any) -> None:
+    def test_an_account_without_a_valid_address_gets_none(self, stored: str, caplog: Any) -> None:
         user = make_user()
         user.email = stored
 
         messages.send(user, ("reset_link",), {"url": LINK, "minutes": 60})
 
         assert mail.outbox == []
-        assert "has no valid e-mail address" in caplog.text
+        assert "has no valid email address" in caplog.text
         assert not stored or stored not in caplog.text
 
 
@@ -148,8 +148,8 @@ class TestNotice:
         assert "http" not in message.body
 
     @pytest.mark.parametrize("autoescape", [True, False])
-    def test_what_a_caller_sends_cannot_break_out(self, user: Any, settings: Any, autoescape: bool) -> None:
-        """security.md, row 67: a user agent is the caller's own words."""
+    def test_text_from_the_caller_is_escaped(self, user: Any, settings: Any, autoescape: bool) -> None:
+        """security.md, row 67: the user agent is sent by the caller."""
         escape(settings, autoescape)
         who = Caller("192.0.2.7", "<script>alert(1)</script>")
 
@@ -161,7 +161,7 @@ class TestNotice:
         assert message.recipients() == [user.email]
         assert "Bcc" not in message.message()
 
-    def test_a_user_who_is_gone_gets_none(self, user: Any) -> None:
+    def test_a_deleted_user_gets_none(self, user: Any) -> None:
         messages.send_notice(user, "password_changed")
         mail.outbox.clear()
         pk = str(user.pk)
@@ -180,7 +180,7 @@ class TestNotice:
 
         assert mail.outbox == []
 
-    def test_it_goes_to_the_address_of_the_moment_it_is_sent(self, user: Any, settings: Any) -> None:
+    def test_it_goes_to_the_address_at_the_time_of_sending(self, user: Any, settings: Any) -> None:
         messages.send_notice(user, "password_changed", who=Caller(None, ""))
 
         assert mail.outbox[0].to == [user.email]
@@ -188,7 +188,7 @@ class TestNotice:
 
 
 class TestTemplates:
-    def test_a_host_overrides_them(self, user: Any, templates: Path) -> None:
+    def test_a_host_can_override_them(self, user: Any, templates: Path) -> None:
         (templates / "reset_link.subject.txt").write_text("Ours\n for {{ user.email }}\n")
         (templates / "reset_link.txt").write_text("{{ url }}")
 
@@ -197,7 +197,7 @@ class TestTemplates:
         assert message.subject == f"Ours for {user.email}"
         assert message.body == f"{LINK}\n".replace("&", "&amp;")
 
-    def test_a_host_overrides_one_notice_alone(self, user: Any, templates: Path) -> None:
+    def test_a_host_can_override_a_single_notice(self, user: Any, templates: Path) -> None:
         (templates / "password_changed.txt").write_text("Changed: {{ notice }}")
 
         messages.send_notice(user, "password_changed")
@@ -216,12 +216,12 @@ class TestTemplates:
 
     @pytest.mark.parametrize("name", ["reset_link", "notice"])
     @pytest.mark.parametrize("ending", ["subject.txt", "txt", "html"])
-    def test_each_is_there(self, name: str, ending: str) -> None:
+    def test_every_template_exists(self, name: str, ending: str) -> None:
         assert get_template(f"platform_auth/email/{name}.{ending}")
 
 
 class TestLanguage:
-    """The language of the request that caused a mail goes along with the job."""
+    """The job carries the language of the request."""
 
     @pytest.fixture(autouse=True)
     def _say_the_language(self, templates: Path) -> None:
@@ -229,12 +229,12 @@ class TestLanguage:
         (templates / "reset_link.txt").write_text(text)
         (templates / "notice.txt").write_text(text)
 
-    def test_a_reset_link_has_that_of_the_request(self, api: Api, user: Any) -> None:
+    def test_a_reset_link_is_in_the_language_of_the_request(self, api: Api, user: Any) -> None:
         api.post("/auth/password/request", {"email": user.email}, headers={"Accept-Language": "fr"})
 
         assert mail.outbox[0].body == "fr\n"
 
-    def test_a_notice_has_that_of_its_cause(self, user: Any) -> None:
+    def test_a_notice_is_in_the_language_of_the_request(self, user: Any) -> None:
         with translation.override("en"):
             with translation.override("es"):
                 messages.send_notice(user, "password_changed")

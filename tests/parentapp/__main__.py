@@ -36,14 +36,14 @@ from tests.parentapp.models import Badge, Clerk, Contact, Customer, Member, Pers
 
 
 def somebody() -> Clerk:
-    """Make an account that has a row in the table of each model but Customer."""
+    """Create an account that has a row in the table of each model except Customer."""
     # The keys of the two parents shall differ.
     Badge.objects.create()
     return Clerk.objects.create(email=f"{uuid.uuid4()}@example.com", password="!")
 
 
 def sessions_left(model: Any) -> int:
-    """Set a password through a model; return how many sessions live on, of one."""
+    """Set a password through a model; return how many sessions are left of one."""
     clerk = somebody()
     Customer(person_ptr=clerk.person_ptr).save_base(raw=True)
     member = Member.objects.get(pk=clerk.pk)
@@ -55,7 +55,7 @@ def sessions_left(model: Any) -> int:
 
 
 def events_left(model: Any) -> int:
-    """Delete an account through a model; return how many events say so."""
+    """Delete an account through a model; return how many events report it."""
     clerk = somebody()
     model.objects.get(email=clerk.email).delete()
     return AuthEvent.objects.filter(kind="user_deleted", reason=f"user {clerk.pk}").count()

@@ -1,4 +1,4 @@
-"""A user model in two tables, and what shares them: the password is in the parent's."""
+"""A user model in two tables, of which the parent's has the password, and models that share them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.db import models
 
 
 class Person(AbstractBaseUser):
-    """Somebody, a user or not."""
+    """A person, who may be a user."""
 
     number = models.AutoField(primary_key=True)
     email = models.EmailField(unique=True)
@@ -26,15 +26,15 @@ class Contact(Person):
 
 
 class Customer(Person):
-    """Another child of it, which a user may be too."""
+    """Another child, which a user can be too."""
 
 
 class Badge(models.Model):
-    """Another parent: who has one has its key."""
+    """Another parent, whose primary key its children share."""
 
 
 class Member(Badge, Person, PermissionsMixin):
-    """The user model. Its key is the badge's."""
+    """The user model. Its primary key is that of the badge."""
 
     is_active = models.BooleanField(default=True)
 

@@ -22,7 +22,7 @@ FIELDS = {"current_password": PASSWORD, "password": NEW}
 
 
 class MeddlingHasher(PBKDF2PasswordHasher):
-    """An outdated hash, during whose verification somebody else changes the password."""
+    """An outdated hash; while it is verified, somebody else changes the password."""
 
     algorithm = "meddling"
     iterations = 1
@@ -43,7 +43,7 @@ class TestSuccess:
         old = Api().post("/auth/login", {"email": user.email, "password": PASSWORD})
         assert code_of(old) == "INVALID_CREDENTIALS"
 
-    def test_every_other_session_ends_and_this_one_goes_on(self, signed_in: Api, user: Any) -> None:
+    def test_every_other_session_ends_and_this_one_stays(self, signed_in: Api, user: Any) -> None:
         other = Api()
         other.login(user.email)
 
@@ -70,7 +70,7 @@ class TestSuccess:
         assert message.to == [user.email]
         assert "Your password was changed" in message.subject
 
-    def test_it_is_recorded_and_announced(self, signed_in: Api, user: Any) -> None:
+    def test_it_is_recorded_and_the_signal_is_sent(self, signed_in: Api, user: Any) -> None:
         with hearing(signals.password_changed) as heard:
             signed_in.post(URL, FIELDS)
 
@@ -79,7 +79,7 @@ class TestSuccess:
         ]
         assert AuthEvent.objects.filter(kind=AuthEvent.Kind.PASSWORD_CHANGED, user=user).count() == 1
 
-    def test_what_cannot_be_recorded_is_not_done(
+    def test_if_it_cannot_be_recorded_nothing_changes(
         self, signed_in: Api, user: Any, mailoutbox: list[Any]
     ) -> None:
         other = Api()
@@ -98,7 +98,7 @@ class TestSuccess:
     def test_a_database_that_fails_costs_no_one_time_password(
         self, clock: Any, signed_in: Api, user: Any
     ) -> None:
-        """Section 1 of the contract: a 503 consumes nothing."""
+        """As in the contract, a 503 consumes nothing."""
         app, _codes = enrol(signed_in)
         clock.shift(30)
         fields = {**FIELDS, "otp": app.code()}
@@ -109,7 +109,7 @@ class TestSuccess:
         assert (response.status_code, code_of(response)) == (503, "SERVICE_UNAVAILABLE")
         assert signed_in.post(URL, fields).status_code == 204
 
-    def test_an_outdated_hash_is_no_obstacle(self, signed_in: Api, user: Any) -> None:
+    def test_it_works_with_an_outdated_hash(self, signed_in: Api, user: Any) -> None:
         hasher = PBKDF2PasswordHasher()
         user.password = hasher.encode(PASSWORD, "salt" * 6, iterations=1000)
         user.save()
@@ -165,14 +165,14 @@ class TestRefusal:
         assert code_of(response) == "INVALID_PAYLOAD"
         assert response.json()["errors"][0]["extensions"]["field"] == "current_password"
 
-    def test_the_hosts_rules_hold(self, signed_in: Api, user: Any) -> None:
+    def test_the_hosts_validators_apply(self, signed_in: Api, user: Any) -> None:
         response = signed_in.post(URL, {**FIELDS, "password": "1234"})
 
         assert response.status_code == 400
         kinds = {e["extensions"]["type"] for e in response.json()["errors"]}
         assert kinds == {"password_too_short", "password_too_common", "password_entirely_numeric"}
 
-    def test_a_broken_rule_is_not_told_to_who_does_not_know_the_password(self, signed_in: Api) -> None:
+    def test_the_current_password_is_checked_before_the_rules(self, signed_in: Api) -> None:
         response = signed_in.post(URL, {"current_password": "wrong", "password": "1234"})
 
         assert code_of(response) == "INVALID_CREDENTIALS"
@@ -206,7 +206,7 @@ class TestSecondFactor:
         assert refused.status_code == 400
         assert signed_in.post(URL, fields).status_code == 204
 
-    def test_it_is_not_looked_at_before_the_password_is_right(self, signed_in: Api, user: Any) -> None:
+    def test_it_is_not_checked_before_the_password_is_right(self, signed_in: Api, user: Any) -> None:
         app, _codes = enrol(signed_in)
         fields = {**FIELDS, "otp": app.code(1)}
 
@@ -218,7 +218,7 @@ class TestSecondFactor:
 
 @pytest.mark.django_db
 class TestAccountWithoutPassword:
-    """Provider-only: a log-in under ten minutes old stands in for the password."""
+    """For a provider-only account, a login less than ten minutes old is enough."""
 
     @pytest.fixture
     def provider_only(self, signed_in: Api, user: Any) -> Api:
@@ -226,12 +226,12 @@ class TestAccountWithoutPassword:
         user.save()
         return signed_in
 
-    def test_a_recent_login_will_do(self, provider_only: Api, user: Any) -> None:
+    def test_a_recent_login_is_enough(self, provider_only: Api, user: Any) -> None:
         assert provider_only.post(URL, {"password": NEW}).status_code == 204
 
         assert Api().login(user.email, NEW).status_code == 200
 
-    def test_an_old_one_will_not(self, provider_only: Api, user: Any) -> None:
+    def test_an_old_login_is_not_enough(self, provider_only: Api, user: Any) -> None:
         session = RefreshSession.objects.get()
         session.created_at -= timedelta(minutes=10)
         session.save()
@@ -242,7 +242,7 @@ class TestAccountWithoutPassword:
 @pytest.mark.race
 @pytest.mark.django_db(transaction=True)
 class TestRace:
-    def test_of_five_changes_at_once_one_passes(self) -> None:
+    def test_of_five_concurrent_changes_one_succeeds(self) -> None:
         for _ in range(10):
             user, api = make_user(), Api()
             api.login(user.email)

@@ -19,18 +19,18 @@ from platform_auth.models import AuthEvent, PasswordResetToken, RefreshSession
 from platform_auth.passwords import reset_tokens
 from tests import chromium
 from tests.conftest import PASSWORD, Api, make_user, unrecordable
-from tests.mails import link_of
+from tests.emails import link_of
 
 REQUEST = "/auth/password/request/page"
 RESET = "/auth/password/reset/page"
 NEW = "a new one 4711"
 FORM = "application/x-www-form-urlencoded"
 MANY_FIELDS = "&".join(f"f{number}=1" for number in range(1100))
-"""More than DATA_UPLOAD_MAX_NUMBER_FIELDS lets through."""
+"""More than DATA_UPLOAD_MAX_NUMBER_FIELDS allows."""
 
 
 class Page:
-    """A browser without scripts: GET a page, POST its form."""
+    """A browser without JavaScript: GET a page, POST its form."""
 
     def __init__(self) -> None:
         self.client = Client(enforce_csrf_checks=True)
@@ -57,7 +57,7 @@ def reset_fields(token: str, password: str = NEW, again: str | None = None) -> d
 
 
 def text_of(response: Any) -> str:
-    """Return what a reader sees."""
+    """Return the text that a reader sees."""
     body = re.sub(r"<style.*?</style>", "", response.content.decode(), flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
@@ -72,7 +72,7 @@ class TestRequestPage:
         assert f'<form method="post" action="{REQUEST}">' in html
         assert '<label for="email">' in html
 
-    def test_it_answers_the_same_for_everybody(self, page: Page, mailoutbox: list[Any]) -> None:
+    def test_it_answers_the_same_for_everyone(self, page: Page, mailoutbox: list[Any]) -> None:
         """security.md, row 63."""
         known = make_user()
         others = ["nobody@example.com", make_user(is_active=False).email, make_user(password=None).email]
@@ -85,7 +85,7 @@ class TestRequestPage:
         assert "Send another" in text_of(answers[0])
         assert [message.to for message in mailoutbox] == [[known.email]]
 
-    def test_a_malformed_address_is_told_and_kept_in_the_form(self, page: Page) -> None:
+    def test_a_malformed_address_is_reported_and_kept_in_the_form(self, page: Page) -> None:
         response = page.post(REQUEST, {"email": 'no"address>'})
 
         html = response.content.decode()
@@ -96,7 +96,7 @@ class TestRequestPage:
         assert 'role="alert" id="errors"' in html
 
     @pytest.mark.usefixtures("clock")
-    def test_it_counts_like_the_api(self, page: Page, api: Api) -> None:
+    def test_it_has_the_limits_of_the_api(self, page: Page, api: Api) -> None:
         """security.md, row 75."""
         for number in range(10):
             page.post(REQUEST, {"email": f"user{number}@example.com"})
@@ -115,7 +115,7 @@ class TestRequestPage:
 
 @pytest.mark.django_db
 class TestResetPage:
-    def test_its_form_tells_the_account_and_the_rules(self, page: Page, user: Any) -> None:
+    def test_its_form_shows_the_account_and_the_rules(self, page: Page, user: Any) -> None:
         token = token_for(user)
 
         response = page.get(f"{RESET}?token={token}")
@@ -125,7 +125,7 @@ class TestResetPage:
         assert f'value="{user.email}"' in html
         assert "Your password must contain at least 8 characters." in text_of(response)
         assert "Your password can’t be entirely numeric." in text_of(response)
-        # Posted to the path alone, so that the token stands in no second URL.
+        # Posted to the path without the query, so that the token isn't in a second URL.
         assert f'<form method="post" action="{RESET}">' in html
         assert f'<input type="hidden" name="token" value="{token}">' in html
         assert PasswordResetToken.objects.count() == 1
@@ -139,7 +139,7 @@ class TestResetPage:
         assert not RefreshSession.objects.exists()
         assert Api().login(user.email, NEW).status_code == 200
 
-    def test_each_broken_rule_is_told_and_the_link_stays_good(self, page: Page, user: Any) -> None:
+    def test_each_broken_rule_is_shown_and_the_link_stays_valid(self, page: Page, user: Any) -> None:
         """security.md, row 70."""
         token = token_for(user)
 
@@ -151,7 +151,7 @@ class TestResetPage:
         assert "1234" not in response.content.decode().replace(token, "")
         assert page.post(RESET, reset_fields(token)).status_code == 200
 
-    def test_two_that_differ_are_refused(self, page: Page, user: Any) -> None:
+    def test_two_different_passwords_are_refused(self, page: Page, user: Any) -> None:
         token = token_for(user)
 
         response = page.post(RESET, reset_fields(token, NEW, f"{NEW} "))
@@ -161,7 +161,7 @@ class TestResetPage:
         assert page.post(RESET, reset_fields(token)).status_code == 200
 
     def test_a_long_password_is_not_cut(self, page: Page, user: Any) -> None:
-        """security.md, row 5: browsers cut what is pasted at `maxlength`, without a word, and count no bytes."""
+        """security.md, row 5: browsers silently cut pasted text at `maxlength`, which counts no bytes."""
         html = page.get(f"{RESET}?token={token_for(user)}").content.decode()
 
         fields = re.findall(r'<input[^>]* type="password"[^>]*>', html)
@@ -169,7 +169,7 @@ class TestResetPage:
         assert all("maxlength" not in field for field in fields)
 
     @pytest.mark.parametrize("password", ["", "x" * 1025, "a\x00b"])
-    def test_what_is_no_password_is_refused(self, page: Page, user: Any, password: str) -> None:
+    def test_an_invalid_password_is_refused(self, page: Page, user: Any, password: str) -> None:
         response = page.post(RESET, reset_fields(token_for(user), password))
 
         assert response.status_code == 400
@@ -177,7 +177,9 @@ class TestResetPage:
         user.refresh_from_db()
         assert user.check_password(PASSWORD)
 
-    def test_an_expired_link_is_told_from_a_bad_one(self, page: Page, user: Any, clock: Any) -> None:
+    def test_expired_and_invalid_links_have_different_messages(
+        self, page: Page, user: Any, clock: Any
+    ) -> None:
         token = token_for(user)
         clock.shift(3601)
 
@@ -193,13 +195,13 @@ class TestResetPage:
     @pytest.mark.parametrize(
         "query", ["", "?token=", "?token=null", "?token=%00", "?token=%ff", "?token=a&token=b"]
     )
-    def test_a_bad_link_offers_another(self, page: Page, query: str) -> None:
+    def test_an_invalid_link_offers_a_new_one(self, page: Page, query: str) -> None:
         response = page.get(f"{RESET}{query}")
 
         assert response.status_code == 401
         assert f'<a href="{REQUEST}">Send another link</a>' in response.content.decode()
 
-    def test_a_used_link_is_told(self, page: Page, user: Any) -> None:
+    def test_a_used_link_is_invalid(self, page: Page, user: Any) -> None:
         token = token_for(user)
         page.post(RESET, reset_fields(token))
 
@@ -221,7 +223,7 @@ class TestResetPage:
 
 @pytest.mark.django_db
 class TestOutage:
-    """What a reader can do while the database or the program fails: never follow a link that is dead by itself."""
+    """What a reader can do during an outage or after an error: never follow an invalid link."""
 
     @pytest.fixture
     def page(self) -> Page:
@@ -237,7 +239,7 @@ class TestOutage:
         with connection.execute_wrapper(fail):
             yield
 
-    def test_the_form_of_a_link_is_there_again(self, page: Page, user: Any) -> None:
+    def test_the_form_of_a_link_is_shown_again(self, page: Page, user: Any) -> None:
         token = token_for(user)
         for outage, status in (
             (self.database_down(), 503),
@@ -263,7 +265,7 @@ class TestOutage:
         assert response.status_code == 503
         assert f'value="{token}"' in response.content.decode()
 
-    def test_where_there_is_no_form_the_mail_is_named(self, page: Page, user: Any) -> None:
+    def test_without_a_form_the_page_refers_to_the_email(self, page: Page, user: Any) -> None:
         token = token_for(user)
 
         with self.database_down():
@@ -274,7 +276,7 @@ class TestOutage:
             assert "Open the link in your email again." in text_of(response)
             assert "href" not in response.content.decode()
 
-    def test_the_page_that_asks_for_a_mail_can_be_opened_again(self, page: Page) -> None:
+    def test_the_request_page_offers_to_try_again(self, page: Page) -> None:
         response = page.client.put(REQUEST)
 
         assert f'<a href="{REQUEST}">Try again</a>' in response.content.decode()
@@ -282,7 +284,7 @@ class TestOutage:
 
 @pytest.mark.django_db
 class TestEdge:
-    """security.md, rows 57, 62, 66, 74, 105, 106, 119: what holds for every page and every outcome."""
+    """security.md, rows 57, 62, 66, 74, 105, 106, 119: what applies to every page and outcome."""
 
     def outcomes(self, page: Page, user: Any) -> Iterator[Any]:
         token = token_for(user)
@@ -334,7 +336,7 @@ class TestEdge:
         ("method", "status"),
         [("put", 405), ("delete", 405), ("patch", 405), ("options", 405), ("trace", 405)],
     )
-    def test_a_method_that_is_not_offered_is_a_page_too(self, page: Page, method: str, status: int) -> None:
+    def test_an_unknown_method_gets_a_page_too(self, page: Page, method: str, status: int) -> None:
         response = getattr(page.client, method)(REQUEST)
 
         assert response.status_code == status
@@ -359,7 +361,7 @@ class TestEdge:
             ("email[]=ann@example.com", FORM, 400),
         ],
     )
-    def test_only_a_plain_form_is_read(
+    def test_only_form_encoded_bodies_are_read(
         self, page: Page, body: str, content_type: str, status: int, mailoutbox: list[Any]
     ) -> None:
         response = page.post(REQUEST, body.encode(), content_type=content_type)
@@ -368,7 +370,7 @@ class TestEdge:
         assert response.headers["Content-Type"].startswith("text/html")
         assert mailoutbox == []
 
-    def test_a_query_that_django_refuses_is_a_page_too_and_is_not_logged(
+    def test_a_query_that_django_refuses_gets_a_page_and_is_not_logged(
         self, page: Page, user: Any, caplog: Any
     ) -> None:
         token = token_for(user)
@@ -379,14 +381,14 @@ class TestEdge:
         assert request.status_code == 400
         assert "The request could not be read." in text_of(request)
         assert reset.status_code == 401
-        # What a report of the request would show.
+        # What an error report of the request would show.
         assert reset.wsgi_request.META["QUERY_STRING"] == ""
         assert token not in caplog.text
 
-    def test_an_ambient_credential_is_not_looked_at(
+    def test_cookies_and_headers_are_ignored(
         self, page: Page, user: Any, django_assert_num_queries: Any
     ) -> None:
-        """An admin's session, a foreign access token: neither helps nor harms, and none is loaded."""
+        """An admin's session or a foreign access token neither helps nor harms, and isn't loaded."""
         page.client.force_login(make_user(is_staff=True))
         page.client.cookies["access_token"] = "x"
 
@@ -397,7 +399,7 @@ class TestEdge:
         assert page.post(RESET, reset_fields(token_for(user))).status_code == 200
 
     def test_it_works_from_any_origin_and_without_a_csrf_token(self, page: Page, user: Any) -> None:
-        """security.md, row 62: nothing that the browser sends by itself is used, so there is nothing to forge."""
+        """security.md, row 62: nothing that browsers send automatically is used, so there is nothing to forge."""
         headers = {"Origin": "null", "Sec-Fetch-Site": "cross-site", "Cookie": "csrftoken=x"}
 
         assert page.post(RESET, reset_fields(token_for(user)), headers=headers).status_code == 200
@@ -426,7 +428,7 @@ class TestEdge:
 
     @pytest.mark.parametrize("autoescape", [True, False])
     def test_a_typed_value_is_escaped(self, page: Page, user: Any, settings: Any, autoescape: bool) -> None:
-        """Also where the host's engine escapes nothing by itself."""
+        """Also if the host's engine doesn't escape anything."""
         options = {**settings.TEMPLATES[0]["OPTIONS"], "autoescape": autoescape}
         settings.TEMPLATES = [{**settings.TEMPLATES[0], "OPTIONS": options}]
         attack = '"><img src=x onerror=alert(1)>'
@@ -437,7 +439,7 @@ class TestEdge:
         assert "<img" not in typed.content.decode()
         assert "<img" not in token.content.decode()
 
-    def test_a_broken_program_is_a_page_without_details(self, user: Any, configure: Any) -> None:
+    def test_an_unexpected_error_gets_a_page_without_details(self, user: Any, configure: Any) -> None:
         """security.md, row 118."""
         configure(LIMITS={"password_request": {"address": "broken"}})
         page = Page()
@@ -468,7 +470,7 @@ class TestEdge:
 
 @pytest.mark.django_db
 class TestTemplates:
-    def test_a_host_overrides_the_template(self, page: Page, settings: Any, tmp_path: Path) -> None:
+    def test_a_host_can_override_the_template(self, page: Page, settings: Any, tmp_path: Path) -> None:
         own = tmp_path / "platform_auth" / "base.html"
         own.parent.mkdir()
         own.write_text("<!doctype html><title>Ours</title>{% block content %}{% endblock %}")
@@ -521,7 +523,7 @@ class TestBrowser:
     def test_a_reader_sets_a_new_password(
         self, tab: Any, live_server: Any, mailoutbox: list[Any], user: Any
     ) -> None:
-        """The whole way: ask, open the mail's link, break the rules, follow them, log in."""
+        """From start to end: request, open the link in the email, break the rules, follow them, log in."""
         tab.goto(live_server.url + REQUEST)
         tab.get_by_label("Email address").fill(user.email)
         tab.get_by_role("button", name="Send link").click()
@@ -542,7 +544,7 @@ class TestBrowser:
         assert Api().login(user.email, NEW).status_code == 200
         assert [text for text in tab.complaints if "status of 400" not in text] == []
 
-    def test_a_bad_link_leads_to_another(self, tab: Any, live_server: Any) -> None:
+    def test_an_invalid_link_leads_to_a_new_one(self, tab: Any, live_server: Any) -> None:
         tab.goto(f"{live_server.url}{RESET}?token=x")
         assert tab.get_by_role("heading").inner_text() == "This link doesn't work"
 
@@ -580,8 +582,8 @@ class TestBrowser:
         tab.context.close()
 
 
-def test_a_host_that_asks_everybody_to_log_in_sends_nobody_away(client: Any, settings: Any, db: None) -> None:
-    """Django's LoginRequiredMiddleware: who forgot the password cannot log in."""
+def test_the_pages_work_with_login_required_middleware(client: Any, settings: Any, db: None) -> None:
+    """Django's LoginRequiredMiddleware: someone who forgot the password can't log in."""
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
 
     for page in ("request", "reset"):

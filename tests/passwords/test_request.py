@@ -18,7 +18,7 @@ from platform_auth.mail import delivery
 from platform_auth.models import AuthEvent, PasswordResetToken
 from platform_auth.passwords import reset_tokens
 from tests.conftest import Api, code_of, hearing, make_user
-from tests.mails import link_of, token_of
+from tests.emails import link_of, token_of
 
 URL = "/auth/password/request"
 RESET = "https://app.example/reset"
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db
 
 
 class BrokenMailServer(EmailBackend):
-    """A mail server that refuses, in words that quote the mail."""
+    """A mail server whose refusal quotes the email."""
 
     def send_messages(self, messages: Any) -> int:
         raise RuntimeError(f"could not send {messages[0].body}")
@@ -40,7 +40,7 @@ def outcomes() -> list[str]:
 
 @pytest.fixture
 def accounts() -> dict[str, str]:
-    """One address of each class."""
+    """An address of each class of accounts."""
     return {
         "sent": make_user().email,
         "unknown": "nobody@example.com",
@@ -50,7 +50,7 @@ def accounts() -> dict[str, str]:
 
 
 class TestAnswer:
-    """security.md, row 63: nothing tells which accounts exist."""
+    """security.md, row 63: nothing reveals which accounts exist."""
 
     def test_it_is_the_same_for_every_class_of_account(self, api: Api, accounts: dict[str, str]) -> None:
         answers = [api.post(URL, {"email": email}) for email in accounts.values()]
@@ -73,7 +73,7 @@ class TestAnswer:
         assert outcomes() == ["mail_error", "unknown", "inactive", "provider_only"]
         assert "the job passwords.deliver_link failed for good: builtins.RuntimeError" in caplog.text
 
-    def test_only_the_account_that_may_have_one_gets_a_mail(
+    def test_only_accounts_that_may_have_one_get_an_email(
         self, api: Api, accounts: dict[str, str], mailoutbox: list[Any]
     ) -> None:
         for email in accounts.values():
@@ -81,23 +81,23 @@ class TestAnswer:
 
         assert [message.to for message in mailoutbox] == [[accounts["sent"]]]
 
-    def test_no_user_is_looked_up_on_the_request_path(
+    def test_no_user_is_looked_up_during_the_request(
         self, api: Api, user: Any, configure: Any, django_assert_num_queries: Any
     ) -> None:
         configure(MAIL_DELIVERY="thread")
 
-        # In a test's transaction the hand-over waits for a commit that never comes.
+        # Inside a test's transaction, the job waits for a commit that never comes.
         with django_assert_num_queries(0):
             response = api.post(URL, {"email": user.email})
 
         assert response.status_code == 204
 
-    def test_an_access_token_that_comes_along_is_not_read(self, api: Api, user: Any) -> None:
+    def test_an_access_token_is_ignored(self, api: Api, user: Any) -> None:
         for header in ("null", "Bearer null", "Bearer a.b.c"):
             response = api.post(URL, {"email": user.email}, headers={"Authorization": header})
             assert response.status_code == 204
 
-    def test_the_host_hears_the_outcome(self, api: Api, accounts: dict[str, str]) -> None:
+    def test_the_signal_has_the_outcome(self, api: Api, accounts: dict[str, str]) -> None:
         with hearing(signals.password_reset_requested) as heard:
             for email in accounts.values():
                 api.post(URL, {"email": email})
@@ -110,7 +110,7 @@ class TestAnswer:
 
 
 class TestDelivery:
-    """What becomes of a link whose mail is not sent at once."""
+    """What happens to a link whose email isn't sent at once."""
 
     @pytest.fixture
     def link(self, user: Any) -> dict[str, Any]:
@@ -124,10 +124,10 @@ class TestDelivery:
             "user_agent": "",
         }
 
-    def test_a_mail_that_fails_is_told_at_the_first_failure_and_when_it_is_given_up(
+    def test_a_failing_email_is_reported_at_the_first_failure_and_at_the_last(
         self, link: dict[str, Any], settings: Any
     ) -> None:
-        """Whichever attempts these are: the database may have failed at those before."""
+        """Regardless of the attempt's number: the database may have failed in earlier ones."""
         settings.EMAIL_BACKEND = f"{__name__}.BrokenMailServer"
         told = []
 
@@ -140,7 +140,7 @@ class TestDelivery:
         assert told == [1, 1, 1, 1, 2]
         assert set(outcomes()) == {"mail_error"}
 
-    def test_one_that_fails_once_and_is_sent_later_is_told_as_both(
+    def test_an_email_that_fails_and_is_sent_later_is_reported_as_both(
         self, link: dict[str, Any], settings: Any, mailoutbox: list[Any]
     ) -> None:
         working = settings.EMAIL_BACKEND
@@ -166,7 +166,7 @@ class TestDelivery:
         ],
         ids=["missing", "quoting", "broken"],
     )
-    def test_a_mail_that_cannot_be_rendered_is_told_as_one_that_fails(
+    def test_an_email_that_cannot_be_rendered_is_reported_as_failing(
         self,
         api: Api,
         user: Any,
@@ -176,7 +176,7 @@ class TestDelivery:
         template: str | None,
         reason: str,
     ) -> None:
-        """security.md, row 120: nor does the log have its link."""
+        """security.md, row 120: the link isn't logged either."""
         engines = []
         if template is not None:
             folder = tmp_path / "platform_auth" / "email"
@@ -192,7 +192,7 @@ class TestDelivery:
         assert f"passwords.deliver_link failed for good: {reason}\n" in caplog.text
         assert "token=" not in caplog.text
 
-    def test_the_mail_states_the_life_that_is_left(
+    def test_the_email_states_the_remaining_life_of_the_link(
         self, clock: Any, link: dict[str, Any], mailoutbox: list[Any]
     ) -> None:
         clock.shift(20 * 60)
@@ -210,7 +210,7 @@ class TestDelivery:
         ],
         ids=["expired", "superseded", "changed"],
     )
-    def test_a_link_that_is_dead_by_then_is_told(
+    def test_a_link_that_became_invalid_is_reported(
         self, link: dict[str, Any], user: Any, end: Any, mailoutbox: list[Any], caplog: Any
     ) -> None:
         end(user)
@@ -222,9 +222,9 @@ class TestDelivery:
         assert outcomes() == ["dead"]
         (told,) = heard
         assert (told["outcome"], told["user"], told["client"].address) == ("dead", user, "192.0.2.7")
-        assert "no longer good" in caplog.text
+        assert "no longer valid" in caplog.text
 
-    def test_the_link_of_a_user_who_is_gone_is_told_too(self, link: dict[str, Any], user: Any) -> None:
+    def test_the_link_of_a_deleted_user_is_reported(self, link: dict[str, Any], user: Any) -> None:
         user.delete()
 
         passwords.deliver_link(**link, attempt=delivery.Attempt(1, is_last=False))
@@ -233,7 +233,7 @@ class TestDelivery:
 
 
 class TestShape:
-    """security.md, rows 65, 105, 106, 108: what is no request is refused before anything is done."""
+    """security.md, rows 65, 105, 106, 108: an invalid request is refused before anything is done."""
 
     @pytest.mark.parametrize(
         "body",
@@ -259,7 +259,7 @@ class TestShape:
             {"email": "a@example.com", "reset_url": "https://app.example/" + "a" * 2048},
         ],
     )
-    def test_it_is_checked(self, api: Api, body: Any, mailoutbox: list[Any]) -> None:
+    def test_the_shape_is_checked(self, api: Api, body: Any, mailoutbox: list[Any]) -> None:
         response = api.post(URL, body)
 
         assert response.status_code == 400
@@ -273,8 +273,8 @@ class TestShape:
         assert code_of(response) == "INVALID_PAYLOAD"
 
 
-class TestMail:
-    """security.md, rows 65 to 67: who gets it, and where it leads."""
+class TestEmail:
+    """security.md, rows 65 to 67: who gets it, and where its link leads."""
 
     def test_it_goes_to_the_stored_address(self, api: Api, mailoutbox: list[Any]) -> None:
         make_user("Ann.Lee@Example.com")
@@ -295,7 +295,7 @@ class TestMail:
             "ａnn@example.com",
         ],
     )
-    def test_a_lookalike_matches_nobody(self, api: Api, typed: str, mailoutbox: list[Any]) -> None:
+    def test_a_lookalike_address_matches_nobody(self, api: Api, typed: str, mailoutbox: list[Any]) -> None:
         make_user("ann@example.com")
         make_user("anni@example.com")
 
@@ -303,7 +303,7 @@ class TestMail:
 
         assert mailoutbox == []
 
-    def test_an_address_of_two_accounts_gets_none(self, api: Api, mailoutbox: list[Any]) -> None:
+    def test_an_address_of_two_accounts_gets_no_email(self, api: Api, mailoutbox: list[Any]) -> None:
         if get_user_model()._meta.get_field("email").unique:
             make_user("ann@example.com")
             make_user("Ann@example.com") if _compares_case() else pytest.skip("unique without regard to case")
@@ -321,7 +321,7 @@ class TestMail:
         link = link_of(mailoutbox[0])
         assert link.startswith("http://testserver/auth/password/reset/page?token=")
 
-    def test_its_link_leads_where_the_settings_say(
+    def test_its_link_leads_to_the_configured_url(
         self, api: Api, user: Any, configure: Any, mailoutbox: list[Any]
     ) -> None:
         configure(PASSWORD_RESET_URL="https://app.example/#/r/{token}")
@@ -357,7 +357,7 @@ class TestMail:
     def test_its_link_does_not_change_with_the_script_prefix(
         self, api: Api, user: Any, mailoutbox: list[Any]
     ) -> None:
-        """security.md, row 66: a front server may take it from a header; PUBLIC_URL has the site's own."""
+        """security.md, row 66: a front server may take it from a header; PUBLIC_URL contains the site's own."""
         with override_script_prefix("/evil.example/"):
             api.post(URL, {"email": user.email})
 
@@ -378,7 +378,7 @@ class TestMail:
         assert claims["exp"] - claims["iat"] == 3600
         assert jwt.get_unverified_header(token)["typ"] != "at+jwt"
 
-    def test_no_log_has_its_link(self, api: Api, user: Any, mailoutbox: list[Any], caplog: Any) -> None:
+    def test_its_link_is_not_logged(self, api: Api, user: Any, mailoutbox: list[Any], caplog: Any) -> None:
         """security.md, rows 74, 120."""
         caplog.set_level(logging.DEBUG)
 
@@ -391,10 +391,10 @@ class TestMail:
             list(AuthEvent.objects.values()) + list(PasswordResetToken.objects.values())
         )
 
-    def test_no_log_has_its_link_when_the_mail_server_quotes_it(
+    def test_its_link_is_not_logged_if_the_mail_server_quotes_it(
         self, api: Api, user: Any, settings: Any, caplog: Any
     ) -> None:
-        """security.md, row 120: some backends put the mail into their exceptions."""
+        """security.md, row 120: some backends put the email into their exceptions."""
         caplog.set_level(logging.DEBUG)
         settings.EMAIL_BACKEND = f"{__name__}.BrokenMailServer"
 
@@ -404,7 +404,7 @@ class TestMail:
         assert "could not send" not in caplog.text
         assert "token=" not in caplog.text
 
-    def test_a_provider_account_gets_one_only_where_the_settings_say(
+    def test_a_provider_only_account_gets_one_only_if_the_setting_says_so(
         self, api: Api, configure: Any, mailoutbox: list[Any]
     ) -> None:
         """security.md, row 76."""
@@ -437,7 +437,7 @@ class TestResetURL:
             ("https://app.example/#/reset/{token}", "https://app.example/#/reset/ey"),
         ],
     )
-    def test_one_in_the_list_gets_the_token(
+    def test_a_listed_url_gets_the_token(
         self, api: Api, user: Any, mailoutbox: list[Any], reset_url: str, link: str
     ) -> None:
         response = api.post(URL, {"email": user.email, "reset_url": reset_url})
@@ -448,7 +448,7 @@ class TestResetURL:
     @pytest.mark.parametrize(
         "reset_url", [f"{RESET}/", "https://evil.example/reset", "https://app.example/#/reset/x"]
     )
-    def test_another_is_refused_for_everybody_before_anything_is_looked_up(
+    def test_another_url_is_refused_before_anything_is_looked_up(
         self, api: Api, user: Any, reset_url: str, mailoutbox: list[Any], django_assert_num_queries: Any
     ) -> None:
         with django_assert_num_queries(0):
@@ -460,14 +460,14 @@ class TestResetURL:
         assert known.json()["errors"][0]["extensions"]["field"] == "reset_url"
         assert mailoutbox == []
 
-    def test_a_refused_one_is_not_counted(self, api: Api, user: Any) -> None:
+    def test_a_refused_url_is_not_counted(self, api: Api, user: Any) -> None:
         for _ in range(25):
             api.post(URL, {"email": user.email, "reset_url": "https://evil.example"})
 
         assert api.post(URL, {"email": user.email}).status_code == 204
 
     @pytest.mark.parametrize("allowed", [[], None])
-    def test_an_empty_list_refuses_every_one(
+    def test_an_empty_list_refuses_every_url(
         self, api: Api, user: Any, configure: Any, monkeypatch: Any, allowed: Any
     ) -> None:
         """security.md, row 77."""
@@ -478,7 +478,7 @@ class TestResetURL:
 
         assert code_of(response) == "INVALID_PAYLOAD"
 
-    def test_the_list_comes_from_the_environment_too(
+    def test_the_list_can_come_from_the_environment(
         self, api: Api, user: Any, configure: Any, monkeypatch: Any, mailoutbox: list[Any]
     ) -> None:
         monkeypatch.setenv("PASSWORD_RESET_URL_ALLOW_LIST", f"https://other.example/r , {RESET},")
@@ -494,7 +494,7 @@ class TestLimits:
     """security.md, row 75."""
 
     @pytest.mark.usefixtures("clock")
-    def test_an_address_has_twenty_an_hour(self, api: Api) -> None:
+    def test_an_address_has_twenty_requests_an_hour(self, api: Api) -> None:
         answers = [api.post(URL, {"email": f"user{number}@example.com"}) for number in range(22)]
 
         assert [answer.status_code for answer in answers] == [204] * 20 + [429] * 2
@@ -502,7 +502,7 @@ class TestLimits:
         assert 0 < int(answers[-1].headers["Retry-After"]) <= 3600
         assert AuthEvent.objects.filter(kind=AuthEvent.Kind.RESET_LIMITED).count() == 1
 
-    def test_an_account_has_five_mails_an_hour_and_nobody_is_told(
+    def test_an_account_gets_five_emails_an_hour_and_nobody_is_told(
         self, api: Api, user: Any, mailoutbox: list[Any]
     ) -> None:
         answers = [api.post(URL, {"email": user.email.upper() if n % 2 else user.email}) for n in range(8)]
@@ -512,22 +512,20 @@ class TestLimits:
         assert len(mailoutbox) == 5
         assert outcomes() == ["sent"] * 5 + ["limited"] * 3
 
-    def test_links_that_were_sent_stay_good_over_the_limit(
-        self, api: Api, user: Any, mailoutbox: list[Any]
-    ) -> None:
+    def test_sent_links_stay_valid_over_the_limit(self, api: Api, user: Any, mailoutbox: list[Any]) -> None:
         for _ in range(8):
             api.post(URL, {"email": user.email})
 
         fields = {"token": token_of(mailoutbox[-3]), "password": "a new one 4711"}
         assert api.post("/auth/password/reset", fields).status_code == 204
 
-    def test_requests_do_not_keep_anybody_from_logging_in(self, api: Api, user: Any) -> None:
+    def test_requests_do_not_block_logins(self, api: Api, user: Any) -> None:
         for _ in range(25):
             api.post(URL, {"email": user.email})
 
         assert api.login(user.email).status_code == 200
 
-    def test_the_newest_three_links_live(self, api: Api, user: Any, mailoutbox: list[Any]) -> None:
+    def test_the_newest_three_links_are_valid(self, api: Api, user: Any, mailoutbox: list[Any]) -> None:
         """security.md, row 71."""
         for _ in range(5):
             api.post(URL, {"email": user.email})

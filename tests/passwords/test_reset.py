@@ -28,7 +28,7 @@ VALIDATION = "django.contrib.auth.password_validation"
 
 
 class QuotingValidator:
-    """A host's validator whose message wants to quote the password, and which has no code."""
+    """A host's validator whose message has the password as a parameter, and which has no code."""
 
     def validate(self, password: str, user: Any = None) -> None:
         raise ValidationError("“%(value)s” is not good.", params={"value": password})
@@ -38,7 +38,7 @@ class QuotingValidator:
 
 
 class VerboseValidator:
-    """A host's validator that quotes the password in words of its own."""
+    """A host's validator that quotes the password in its message."""
 
     def validate(self, password: str, user: Any = None) -> None:
         raise ValidationError(
@@ -56,7 +56,7 @@ class VerboseValidator:
 
 
 class MeddlingValidator:
-    """Does what somebody else might do between the moment a link is read and the moment it is spent."""
+    """Does something between reading the link and spending it, as a concurrent request might."""
 
     meddle: Any = None
 
@@ -83,7 +83,7 @@ class RememberingValidator:
 
 
 class BrokenValidator:
-    """A host's validator whose history cannot be written, in words that quote the password."""
+    """A host's validator whose history can't be written; its error quotes the password."""
 
     def validate(self, password: str, user: Any = None) -> None:
         pass
@@ -97,7 +97,7 @@ class BrokenValidator:
 
 @pytest.fixture
 def clean_validators() -> Any:
-    """Forget the validators that Django caches, whatever the setting becomes."""
+    """Clear the validators that Django caches."""
     from django.contrib.auth.password_validation import get_default_password_validators
 
     get_default_password_validators.cache_clear()
@@ -159,7 +159,7 @@ class TestSuccess:
         for token in tokens:
             assert code_of(api.post(URL, {"token": token, "password": NEW})) == "INVALID_TOKEN"
 
-    def test_it_touches_nobody_else(self, api: Api, user: Any) -> None:
+    def test_other_users_are_not_affected(self, api: Api, user: Any) -> None:
         other, client = make_user(), Api()
         client.login(other.email)
         token = token_for(other)
@@ -188,7 +188,7 @@ class TestSuccess:
         assert "127.0.0.1" in message.body
         assert NEW not in str(message.message())
 
-    def test_it_is_recorded_and_announced(self, api: Api, user: Any) -> None:
+    def test_it_is_recorded_and_the_signal_is_sent(self, api: Api, user: Any) -> None:
         with hearing(signals.password_reset) as heard:
             api.post(URL, {"token": token_for(user), "password": NEW})
 
@@ -196,7 +196,7 @@ class TestSuccess:
         event = AuthEvent.objects.get(kind=AuthEvent.Kind.PASSWORD_RESET)
         assert (event.user, event.ip_address) == (user, "127.0.0.1")
 
-    def test_the_hosts_validators_hear_of_it(
+    def test_the_hosts_validators_are_notified(
         self, api: Api, user: Any, settings: Any, clean_validators: Any
     ) -> None:
         settings.AUTH_PASSWORD_VALIDATORS = [{"NAME": f"{__name__}.RememberingValidator"}]
@@ -221,7 +221,7 @@ class TestSuccess:
         assert "BrokenValidator failed: RuntimeError" in caplog.text
         assert NEW not in caplog.text
 
-    def test_what_cannot_be_recorded_is_not_done(
+    def test_if_it_cannot_be_recorded_nothing_changes(
         self, api: Api, user: Any, atomic_requests: bool, mailoutbox: list[Any]
     ) -> None:
         token, other = token_for(user), Api(raise_request_exception=False)
@@ -237,7 +237,7 @@ class TestSuccess:
         assert mailoutbox == []
         assert other.post(URL, {"token": token, "password": NEW}).status_code == 204
 
-    def test_a_token_outlives_a_new_secret_key_that_has_the_old_one_as_fallback(
+    def test_a_token_stays_valid_if_its_secret_key_becomes_a_fallback(
         self, api: Api, user: Any, settings: Any
     ) -> None:
         token = token_for(user)
@@ -291,13 +291,13 @@ class TestRules:
         assert types_of(response) == ["quoting_validator"]
         assert NEW not in response.content.decode()
 
-    def test_djangos_own_words_stay_for_the_worst_of_passwords(self, api: Api, user: Any) -> None:
-        """They speak of "password", which quotes nothing."""
+    def test_djangos_messages_are_kept_for_the_password_password(self, api: Api, user: Any) -> None:
+        """They contain the word "password", which quotes nothing."""
         response = api.post(URL, {"token": token_for(user), "password": "password"})
 
         assert "This password is too common." in [error["message"] for error in response.json()["errors"]]
 
-    def test_a_message_that_quotes_it_is_replaced_and_its_code_stays(
+    def test_a_message_that_quotes_the_password_is_replaced_and_its_code_kept(
         self, api: Api, user: Any, settings: Any, clean_validators: Any
     ) -> None:
         settings.AUTH_PASSWORD_VALIDATORS = [{"NAME": f"{__name__}.VerboseValidator"}]
@@ -314,10 +314,10 @@ class TestRules:
         assert short.json()["errors"][2]["message"] == "It is not good enough."
 
     @pytest.mark.parametrize("password", ["", None, 5, ["a"], "a\ud800", "a\x00b", "é" * 513, "x" * 1025])
-    def test_what_is_no_password_never_passes(
+    def test_an_invalid_password_never_passes(
         self, api: Api, user: Any, settings: Any, clean_validators: Any, password: Any
     ) -> None:
-        """security.md, rows 104, 105: whatever the host configured."""
+        """security.md, rows 104, 105: regardless of the host's validators."""
         settings.AUTH_PASSWORD_VALIDATORS = []
         before = user.password
 
@@ -333,10 +333,10 @@ class TestRules:
     @pytest.mark.parametrize(
         "password", [" ", " leading and trailing ", "x" * 1024, "é" * 512, "e\u0301", "\t\n"]
     )
-    def test_every_other_passes_where_the_host_has_no_rules_and_is_kept_as_it_is(
+    def test_without_validators_every_other_password_passes_unchanged(
         self, api: Api, user: Any, settings: Any, clean_validators: Any, password: str
     ) -> None:
-        """security.md, rows 5, 107: neither trimmed, cut nor normalised."""
+        """security.md, rows 5, 107: neither trimmed, cut nor normalized."""
         settings.AUTH_PASSWORD_VALIDATORS = []
 
         assert api.post(URL, {"token": token_for(user), "password": password}).status_code == 204
@@ -380,7 +380,7 @@ class TestToken:
         assert code_of(late) == "TOKEN_EXPIRED"
         assert AuthEvent.objects.get(kind=AuthEvent.Kind.RESET_FAILED).reason == "expired"
 
-    def test_its_row_expires_by_itself(self, api: Api, user: Any) -> None:
+    def test_it_expires_with_its_row(self, api: Api, user: Any) -> None:
         token = token_for(user)
         PasswordResetToken.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
 
@@ -415,14 +415,12 @@ class TestToken:
             lambda users: users.delete(),
             lambda users: PasswordResetToken.objects.all().delete(),
         ],
-        ids=["e-mail", "is_active", "password", "user", "link"],
+        ids=["email", "is_active", "password", "user", "link"],
     )
-    def test_it_is_bound_to_that_state_until_it_is_spent(
+    def test_that_state_is_checked_again_when_it_is_spent(
         self, api: Api, user: Any, settings: Any, clean_validators: Any, monkeypatch: Any, meddle: Any
     ) -> None:
-        """security.md, row 69: the condition holds in the statement that sets the password, not only in the look
-        before it.
-        """
+        """security.md, row 69: the statement that sets the password checks the condition again."""
         settings.AUTH_PASSWORD_VALIDATORS = [{"NAME": f"{__name__}.MeddlingValidator"}]
         monkeypatch.setattr(MeddlingValidator, "meddle", staticmethod(meddle))
 
@@ -438,7 +436,7 @@ class TestToken:
         assert code_of(api.post(URL, {"token": token, "password": NEW})) == "INVALID_TOKEN"
 
     def test_an_altered_one_is_refused(self, api: Api, user: Any) -> None:
-        """security.md, row 68: each claim, and each part."""
+        """security.md, row 68: each claim and each part."""
         victim, row = make_user(), reset_tokens.issue(user)
         token = reset_tokens.sign(row)
         header, body, signature = token.split(".")
@@ -475,7 +473,7 @@ class TestToken:
             {"extra": 1},
         ):
             payload = {**claims, **changed}
-            # PyJWT refuses to make some of these: sign them by hand.
+            # PyJWT refuses to create some of these, so they are signed by hand.
             forged.append(jwt.api_jws.encode(json.dumps(payload).encode(), signing, "HS256", headers))
 
         for candidate in forged:
@@ -483,7 +481,7 @@ class TestToken:
             assert response.status_code in (400, 401), candidate
             assert code_of(response) in ("INVALID_TOKEN", "INVALID_PAYLOAD"), candidate
 
-        # Anybody can send those, so they leave no rows; but for two with a good signature and another row or user.
+        # Anyone can send those, so they leave no rows, except for two with a valid signature and another row or user.
         assert AuthEvent.objects.filter(kind=AuthEvent.Kind.RESET_FAILED).count() == 2
         assert api.post(URL, {"token": token, "password": NEW}).status_code == 204
 
@@ -492,7 +490,7 @@ class TestToken:
         for other in (signed_in.access_token, signed_in.refresh_token):
             assert code_of(Api().post(URL, {"token": other, "password": NEW})) == "INVALID_TOKEN"
 
-    def test_it_is_no_token_of_another_kind(self, api: Api, user: Any) -> None:
+    def test_it_is_not_accepted_as_another_kind(self, api: Api, user: Any) -> None:
         """security.md, row 25."""
         token = token_for(user)
 
@@ -501,7 +499,7 @@ class TestToken:
         assert code_of(api.get("/api/whoami")) == "INVALID_TOKEN"
         assert code_of(api.refresh(token)) == "INVALID_CREDENTIALS"
 
-    def test_over_4096_characters_is_malformed(self, api: Api, db: None) -> None:
+    def test_a_token_over_4096_characters_is_malformed(self, api: Api, db: None) -> None:
         response = api.post(URL, {"token": "x" * 4097, "password": NEW})
 
         assert code_of(response) == "INVALID_PAYLOAD"
@@ -525,7 +523,7 @@ class TestToken:
 class TestRace:
     """security.md, row 69."""
 
-    def test_of_twenty_callers_with_one_token_one_sets_the_password(self) -> None:
+    def test_of_twenty_callers_with_one_token_one_succeeds(self) -> None:
         for round_number in range(int(os.environ.get("TEST_ROUNDS", "50"))):
             user = make_user()
             token = token_for(user)
@@ -539,7 +537,7 @@ class TestRace:
             assert user.check_password(f"{NEW} of caller {winners[0]}")
             assert not PasswordResetToken.objects.filter(user=user).exists()
 
-    def test_three_links_at_once_set_one_password(self) -> None:
+    def test_of_three_concurrent_links_one_succeeds(self) -> None:
         for _ in range(10):
             user = make_user()
             answers = together(*[Reset(token_for(user), f"{NEW} {n}") for n in range(3)])
@@ -547,8 +545,8 @@ class TestRace:
             assert sorted(answer.status_code for answer in answers) == [204, 401, 401]
 
     def test_a_login_with_the_old_password_leaves_no_session(self, configure: Any) -> None:
-        """A log-in that verified the old password while the reset was committing."""
-        # More than a minute's of one address, on a machine that is quick.
+        """A login that verified the old password while the reset was being committed."""
+        # On a fast machine there are more than the limit of one address allows in a minute.
         configure(LIMITS={"login": {"address": "1000/m"}})
         for _ in range(15):
             user = make_user()

@@ -1,4 +1,4 @@
-"""The rows of reset links: made whole, made once, and no more of them good than three."""
+"""The rows of reset links: created completely, created once, and at most three of them valid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ids() -> set[Any]:
 
 @contextmanager
 def failing_deletes(*, times: int) -> Iterator[None]:
-    """Have the database give up so many times where a link is superseded."""
+    """Make the database give up this many times while a link is superseded."""
     left = [times]
 
     def give_up(**kwargs: Any) -> None:
@@ -43,13 +43,13 @@ def failing_deletes(*, times: int) -> Iterator[None]:
 
 @pytest.mark.django_db
 class TestIssue:
-    def test_the_newest_three_live(self, user: Any) -> None:
+    def test_the_newest_three_stay(self, user: Any) -> None:
         """security.md, row 71."""
         made = [reset_tokens.issue(user).pk for _ in range(5)]
 
         assert ids() == set(made[2:])
 
-    def test_those_of_others_stay(self, user: Any) -> None:
+    def test_those_of_other_users_stay(self, user: Any) -> None:
         other = reset_tokens.issue(make_user())
 
         for _ in range(4):
@@ -58,8 +58,8 @@ class TestIssue:
         assert other.pk in ids()
 
     @pytest.mark.parametrize("seconds", [-3600, -1, 0])
-    def test_it_never_supersedes_the_link_that_it_makes(self, user: Any, clock: Any, seconds: int) -> None:
-        """The clock of a node may be behind that of the one which made the others."""
+    def test_it_never_supersedes_the_new_link(self, user: Any, clock: Any, seconds: int) -> None:
+        """Another node's clock may be ahead of this one's."""
         for _ in range(3):
             reset_tokens.issue(user)
         clock.shift(seconds)
@@ -69,7 +69,7 @@ class TestIssue:
         assert token.pk in ids()
         assert len(ids()) == 3
 
-    def test_what_cannot_supersede_is_not_made(self, user: Any) -> None:
+    def test_if_the_others_cannot_be_superseded_no_link_is_created(self, user: Any) -> None:
         made = {reset_tokens.issue(user).pk for _ in range(3)}
 
         with failing_deletes(times=99), pytest.raises(OperationalError):
@@ -77,7 +77,7 @@ class TestIssue:
 
         assert ids() == made
 
-    def test_one_that_was_made_is_not_made_again(self, user: Any) -> None:
+    def test_a_link_is_not_created_twice(self, user: Any) -> None:
         older = [reset_tokens.issue(user).pk for _ in range(2)]
         token_id = uuid.uuid4()
 
@@ -86,7 +86,7 @@ class TestIssue:
         assert first == again
         assert ids() == {*older, token_id}
 
-    def test_a_request_that_is_answered_twice_takes_one_place(self, user: Any, mailoutbox: list[Any]) -> None:
+    def test_a_retried_request_supersedes_only_once(self, user: Any, mailoutbox: list[Any]) -> None:
         for number in (1, 2):
             passwords.answer_request(
                 token_id="7b0e7fb6-6b5e-4b0c-8a3e-0d6f0c5f5b11",
@@ -105,7 +105,7 @@ class TestIssue:
 
 @pytest.mark.django_db(transaction=True)
 class TestContention:
-    def test_what_the_database_gave_up_is_tried_again(self, user: Any) -> None:
+    def test_it_is_retried_if_the_database_gives_up(self, user: Any) -> None:
         for _ in range(3):
             reset_tokens.issue(user)
 
@@ -116,7 +116,7 @@ class TestContention:
         assert len(ids()) == 3
 
     @pytest.mark.race
-    def test_of_many_made_at_once_three_live(self) -> None:
+    def test_of_many_concurrent_links_three_stay(self) -> None:
         for _ in range(10):
             user = make_user()
 

@@ -1,4 +1,4 @@
-"""GET /auth/oauth and its flow, against a provider of our own that behaves."""
+"""GET /auth/oauth and its flow, with a well-behaved provider of our own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ODD_KEYS = [
     "a;b",
     "%25",
 ]
-"""What no provider can be called, as it stands in a URL."""
+"""Keys that no provider can have, as in a URL."""
 
 HOSTILE = json.loads((Path(__file__).parent.parent / "data" / "hostile-urls.json").read_text())
 
@@ -60,7 +60,7 @@ class TestProviderList:
             assert response.status_code == 200
             assert response.json() == {"public": True, "data": ["first", "second"]}
 
-    def test_lists_nothing_as_an_empty_list(self, api: Api) -> None:
+    def test_without_providers_the_list_is_empty(self, api: Api) -> None:
         assert api.get("/auth/oauth").json() == {"public": True, "data": []}
 
     def test_the_root_lists_labels_and_no_secret(self, api: Api, provider: Provider) -> None:
@@ -79,7 +79,7 @@ class TestProviderList:
 
         assert api.get("/auth/").json()["disableDefault"] is True
 
-    def test_a_row_acts_at_once(self, api: Api, provider: Provider) -> None:
+    def test_a_change_of_a_provider_takes_effect_at_once(self, api: Api, provider: Provider) -> None:
         """security.md, row 89."""
         row = add_provider(provider)
         assert api.get("/auth/oauth").json()["data"] == ["demo"]
@@ -187,15 +187,15 @@ class TestStart:
         assert len({answer.content for answer in answers}) == 1
 
     @pytest.mark.parametrize("key", ["pwd", "otp", "mfa"])
-    def test_a_key_that_would_speak_for_a_factor_is_no_provider(
-        self, key: str, api: Api, provider: Provider
-    ) -> None:
-        """security.md, row 4: `amr` must not say "otp" because an admin chose the word."""
+    def test_a_reserved_key_is_404(self, key: str, api: Api, provider: Provider) -> None:
+        """security.md, row 4: `amr` must not contain "otp" because an admin chose that key."""
         add_provider(provider, key)
 
         assert api.get(f"/auth/oauth/{key}").status_code == 404
 
-    def test_another_host_is_first_sent_home(self, provider: Provider, configure: Any) -> None:
+    def test_a_request_to_another_host_is_redirected_to_public_url(
+        self, provider: Provider, configure: Any
+    ) -> None:
         """security.md, row 100."""
         configure(PUBLIC_URL="http://app.example")
         add_provider(provider)
@@ -207,7 +207,7 @@ class TestStart:
         assert not response.cookies
 
     @pytest.mark.parametrize("key", ODD_KEYS)
-    def test_an_odd_path_is_sent_home_as_it_is(self, key: str, configure: Any) -> None:
+    def test_an_unusual_path_is_redirected_unchanged(self, key: str, configure: Any) -> None:
         configure(PUBLIC_URL="http://app.example")
         browser = Browser()
 
@@ -221,7 +221,9 @@ class TestStart:
         assert response["Location"].isprintable()
 
     @pytest.mark.parametrize("host", ["app.example", "APP.example", "app.example:80"])
-    def test_its_own_host_goes_on(self, host: str, provider: Provider, configure: Any) -> None:
+    def test_a_request_to_its_own_host_is_not_redirected(
+        self, host: str, provider: Provider, configure: Any
+    ) -> None:
         configure(PUBLIC_URL="http://app.example")
         add_provider(provider)
 
@@ -266,7 +268,7 @@ class TestStart:
         assert not response.cookies
 
     @pytest.mark.parametrize("query", ["provider=demo&provider=twin", "provider=demo&provider=demo"])
-    def test_two_providers_are_none(self, query: str, provider: Provider) -> None:
+    def test_two_provider_parameters_are_refused(self, query: str, provider: Provider) -> None:
         add_provider(provider)
         add_provider(provider, "twin")
 
@@ -276,14 +278,14 @@ class TestStart:
         assert response.json()["errors"][0]["extensions"]["field"] == "provider"
         assert not response.cookies
 
-    def test_an_access_token_that_comes_along_is_not_read(self, provider: Provider) -> None:
+    def test_an_access_token_is_ignored(self, provider: Provider) -> None:
         add_provider(provider)
 
         response = Browser().get("/auth/oauth/demo", headers={"Authorization": "Bearer null"})
 
         assert response.status_code == 302
 
-    def test_five_flows_leave_the_newest_four(self, provider: Provider) -> None:
+    def test_of_five_flows_the_newest_four_are_kept(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         browser = Browser()
         locations = [browser.start()["Location"] for _ in range(5)]
@@ -293,7 +295,7 @@ class TestStart:
 
         assert [answer.status_code for answer in answers] == [400, 200, 200, 200, 200]
 
-    def test_the_cookie_stays_below_what_browsers_keep(self, provider: Provider) -> None:
+    def test_the_cookie_stays_below_4096_bytes(self, provider: Provider) -> None:
         add_provider(provider)
         browser = Browser()
 
@@ -303,7 +305,7 @@ class TestStart:
         assert len(response.cookies["oauth_flow"].OutputString()) < 4096
 
 
-class TestLogIn:
+class TestLogin:
     def test_without_redirect_answers_json(self, provider: Provider) -> None:
         """security.md, rows 97, 101, 102."""
         add_provider(provider, may_create_users=True)
@@ -334,7 +336,7 @@ class TestLogIn:
     @pytest.mark.parametrize(
         ("mode", "cookies"), [(None, {"refresh_token", "access_token"}), ("cookie", {"refresh_token"})]
     )
-    def test_with_redirect_travels_in_cookies(
+    def test_with_redirect_sends_tokens_in_cookies(
         self, mode: str | None, cookies: set[str], provider: Provider
     ) -> None:
         """security.md, row 84."""
@@ -349,7 +351,7 @@ class TestLogIn:
         assert "oauth_flow" in response.cookies
         assert response.cookies["oauth_flow"]["max-age"] == 0
 
-    def test_the_second_log_in_finds_the_first_account(self, provider: Provider) -> None:
+    def test_the_second_login_finds_the_account_of_the_first(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
 
         first, second = Browser().log_in(provider), Browser().log_in(provider)
@@ -362,7 +364,7 @@ class TestLogIn:
         ("alg", "key"), [("RS256", RSA_KEY), ("PS256", RSA_KEY), ("ES256", EC_KEY), ("EdDSA", ED_KEY)]
     )
     @pytest.mark.parametrize("kid", ["k1", None])
-    def test_the_usual_signatures_are_taken(
+    def test_the_usual_signatures_are_accepted(
         self, alg: str, key: Any, kid: str | None, provider: Provider
     ) -> None:
         add_provider(provider, may_create_users=True)
@@ -371,7 +373,7 @@ class TestLogIn:
 
         assert Browser().log_in(provider).status_code == 200
 
-    def test_a_new_key_of_the_provider_is_fetched(self, provider: Provider) -> None:
+    def test_a_new_signing_key_is_fetched(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         assert Browser().log_in(provider).status_code == 200
         provider.key, provider.alg, provider.kid = EC_KEY, "ES256", "k2"
@@ -380,7 +382,7 @@ class TestLogIn:
         with time_machine.travel(datetime.now(UTC) + timedelta(seconds=10)):
             assert Browser().log_in(provider).status_code == 200
 
-    def test_a_provider_without_userinfo_will_do(self, provider: Provider) -> None:
+    def test_a_provider_without_userinfo_works(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         provider.change_discovery = lambda document: {
             name: value for name, value in document.items() if name != "userinfo_endpoint"
@@ -389,7 +391,7 @@ class TestLogIn:
         assert Browser().log_in(provider).status_code == 200
         assert "/userinfo" not in provider.calls
 
-    def test_the_form_post_way_back(self, provider: Provider) -> None:
+    def test_a_form_post_callback_works(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
@@ -406,7 +408,7 @@ class TestLogIn:
         assert browser.get(posted["Location"]).status_code == 200
 
     @pytest.mark.parametrize("method", ["head", "put", "patch", "delete", "options"])
-    def test_another_method_spends_nothing(self, method: str, provider: Provider) -> None:
+    def test_another_method_does_not_use_up_the_flow(self, method: str, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
@@ -419,14 +421,14 @@ class TestLogIn:
         assert not UsedState.objects.exists()
         assert browser.callback(parameters).status_code == 200
 
-    def test_the_form_post_takes_forms_only(self, api: Api, provider: Provider) -> None:
+    def test_a_form_post_callback_accepts_forms_only(self, api: Api, provider: Provider) -> None:
         add_provider(provider)
 
         assert api.post("/auth/oauth/demo/callback", {"code": "x"}).status_code == 415
 
     @pytest.mark.parametrize("key", ODD_KEYS)
     @pytest.mark.parametrize("way", ["get", "post"])
-    def test_the_way_back_to_an_odd_key_is_none(self, way: str, key: str, provider: Provider) -> None:
+    def test_a_callback_for_an_invalid_key_is_404(self, way: str, key: str, provider: Provider) -> None:
         add_provider(provider)
         body = {"data": "code=1&state=2", "content_type": "application/x-www-form-urlencoded"}
 
@@ -437,7 +439,7 @@ class TestLogIn:
         assert response.status_code == 404
         assert code_of(response) == "ROUTE_NOT_FOUND"
 
-    def test_the_form_post_way_back_keeps_the_path_of_the_site(self, provider: Provider) -> None:
+    def test_a_form_post_callback_keeps_the_script_prefix(self, provider: Provider) -> None:
         add_provider(provider)
 
         response = Browser().post(
@@ -447,7 +449,7 @@ class TestLogIn:
 
         assert response["Location"] == "/caf%C3%A9%20%0D%0A%3F%23/auth/oauth/demo/callback?code=1&state=2"
 
-    def test_a_log_in_replaces_the_session_of_its_cookie(self, provider: Provider) -> None:
+    def test_a_login_replaces_the_session_of_the_cookie(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         browser = Browser()
 
@@ -456,7 +458,7 @@ class TestLogIn:
 
         assert RefreshSession.objects.count() == 1
 
-    def test_one_without_cookies_replaces_none(self, provider: Provider) -> None:
+    def test_a_login_without_cookies_replaces_no_session(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         browser = Browser()
 
@@ -465,8 +467,8 @@ class TestLogIn:
 
         assert RefreshSession.objects.count() == 2
 
-    def test_a_host_without_any_middleware_will_do(self, provider: Provider, settings: Any) -> None:
-        """No session of Django's, no CSRF middleware, no log-in by cookie: a host that is an API alone."""
+    def test_it_works_without_any_middleware(self, provider: Provider, settings: Any) -> None:
+        """No Django sessions, no CSRF middleware, no login by cookie: a host that is only an API."""
         settings.MIDDLEWARE = []
         add_provider(provider, may_create_users=True)
         browser = Browser()
@@ -475,7 +477,7 @@ class TestLogIn:
         assert Browser().log_in(provider).status_code == 200
         assert browser.get("/auth/sessions").status_code == 200
 
-    def test_an_ambient_django_log_in_is_ignored(self, provider: Provider) -> None:
+    def test_a_django_session_in_the_browser_is_ignored(self, provider: Provider) -> None:
         """security.md, row 96."""
         add_provider(provider, may_create_users=True)
         admin = make_user(is_staff=True, is_superuser=True)
@@ -488,7 +490,7 @@ class TestLogIn:
         assert OAuthIdentity.objects.get().user != admin
         assert RefreshSession.objects.get().user != admin
 
-    def test_an_inactive_user_stays_out(self, provider: Provider) -> None:
+    def test_an_inactive_user_is_refused(self, provider: Provider) -> None:
         """security.md, row 1."""
         add_provider(provider, may_create_users=True)
         Browser().log_in(provider)
@@ -501,7 +503,7 @@ class TestLogIn:
         assert code_of(response) == "INVALID_CREDENTIALS"
         assert not RefreshSession.objects.exists()
 
-    def test_a_refused_consent_ends_at_the_redirect_with_a_reason(self, provider: Provider) -> None:
+    def test_a_refused_consent_goes_to_the_redirect_with_a_reason(self, provider: Provider) -> None:
         """security.md, row 98."""
         add_provider(provider)
         browser = Browser()
@@ -522,7 +524,7 @@ class TestLogIn:
         assert not provider.calls["/token"]
         assert UsedState.objects.count() == 1
 
-    def test_an_error_beside_a_code_is_a_refusal(self, provider: Provider) -> None:
+    def test_an_error_together_with_a_code_is_a_refusal(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
@@ -551,7 +553,7 @@ class TestLogIn:
 
 
 class TestState:
-    """security.md, row 85. Whatever is refused here is refused before the token endpoint is called."""
+    """security.md, row 85. All of these are refused before the token endpoint is called."""
 
     @pytest.fixture(autouse=True)
     def _no_call(self, provider: Provider) -> Iterator[None]:
@@ -572,13 +574,13 @@ class TestState:
 
         self._refused(browser.callback({"code": code, "state": state, "iss": provider.issuer}))
 
-    def test_no_state_is_refused(self, provider: Provider) -> None:
+    def test_a_missing_state_is_refused(self, provider: Provider) -> None:
         browser = Browser()
         code = provider.authorize(browser.start()["Location"])["code"]
 
         self._refused(browser.callback({"code": code}))
 
-    def test_a_state_that_came_twice_is_refused(self, provider: Provider) -> None:
+    def test_a_state_sent_twice_is_refused(self, provider: Provider) -> None:
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
 
@@ -609,7 +611,7 @@ class TestState:
         self._refused(browser.callback(parameters))
 
     @pytest.mark.parametrize("is_first", [True, False])
-    def test_two_cookies_of_one_name_are_refused(self, is_first: bool, provider: Provider) -> None:
+    def test_two_cookies_with_the_same_name_are_refused(self, is_first: bool, provider: Provider) -> None:
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
         own = browser.client.cookies["oauth_flow"].value
@@ -654,7 +656,7 @@ class TestState:
         else:
             self._refused(response)
 
-    def test_a_clock_that_went_back_ends_it(self, provider: Provider) -> None:
+    def test_a_clock_that_goes_back_ends_the_flow(self, provider: Provider) -> None:
         browser = Browser()
         with time_machine.travel("2026-01-01T12:00:00Z", tick=False):
             parameters = provider.authorize(browser.start()["Location"])
@@ -662,7 +664,7 @@ class TestState:
         with time_machine.travel("2026-01-01T11:59:59Z", tick=False):
             self._refused(browser.callback(parameters))
 
-    def test_an_old_flow_is_not_kept_alive_by_a_younger_one(self, provider: Provider) -> None:
+    def test_an_old_flow_is_not_kept_alive_by_a_newer_one(self, provider: Provider) -> None:
         browser = Browser()
         with time_machine.travel("2026-01-01T12:00:00Z", tick=False):
             parameters = provider.authorize(browser.start()["Location"])
@@ -683,7 +685,7 @@ class TestState:
 
         self._refused(browser.callback(parameters, key="twin"))
 
-    def test_a_row_pointed_elsewhere_drops_its_flows(self, provider: Provider) -> None:
+    def test_changing_where_a_provider_points_ends_its_flows(self, provider: Provider) -> None:
         """security.md, row 88: the code of one server never goes to another."""
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
@@ -704,7 +706,7 @@ class TestState:
 
         self._refused(browser.callback(parameters))
 
-    def test_two_tabs_end_each_with_their_own(self, provider: Provider) -> None:
+    def test_two_tabs_each_finish_their_own_flow(self, provider: Provider) -> None:
         self.expected_calls = 2
         browser = Browser()
         first, second = (provider.authorize(browser.start()["Location"]) for _ in range(2))
@@ -712,7 +714,7 @@ class TestState:
         assert browser.callback(first).status_code == 200
         assert browser.callback(second).status_code == 200
 
-    def test_a_code_in_another_tabs_flow_fails_at_the_verifier(self, provider: Provider) -> None:
+    def test_a_code_of_another_tabs_flow_fails_at_the_verifier(self, provider: Provider) -> None:
         """security.md, row 86."""
         self.expected_calls = 1
         browser = Browser()
@@ -725,7 +727,7 @@ class TestState:
 
 
 class TestRedirect:
-    def test_is_judged_again_at_the_callback(self, provider: Provider, configure: Any) -> None:
+    def test_is_checked_again_at_the_callback(self, provider: Provider, configure: Any) -> None:
         """security.md, row 81."""
         configure(OAUTH_REDIRECT_ALLOW_LIST=["https://spa.example/done"])
         add_provider(provider, may_create_users=True)
@@ -739,7 +741,7 @@ class TestRedirect:
         assert not provider.calls["/token"]
         assert not RefreshSession.objects.exists()
 
-    def test_is_judged_again_on_the_way_of_a_refusal(self, provider: Provider, configure: Any) -> None:
+    def test_is_checked_again_after_a_refusal(self, provider: Provider, configure: Any) -> None:
         """security.md, row 81."""
         configure(OAUTH_REDIRECT_ALLOW_LIST=["https://spa.example/done"])
         add_provider(provider)
@@ -753,19 +755,21 @@ class TestRedirect:
         assert "Location" not in response
 
     @pytest.mark.parametrize("length", [2031, 2047, 2048])
-    def test_what_passes_the_start_passes_the_callback(self, length: int, provider: Provider) -> None:
-        """The limit is that of what was given: with the site's origin before it, it is longer."""
+    def test_a_redirect_accepted_at_the_start_is_accepted_at_the_callback(
+        self, length: int, provider: Provider
+    ) -> None:
+        """The limit applies to what was given, not to the longer URL with the site's origin."""
         add_provider(provider, may_create_users=True)
         path = "/" + "x" * (length - 1)
 
         assert Browser().log_in(provider, redirect=path)["Location"] == f"http://testserver{path}"
 
-    def test_a_longer_one_starts_nothing(self, provider: Provider) -> None:
+    def test_a_longer_redirect_starts_nothing(self, provider: Provider) -> None:
         add_provider(provider)
 
         assert Browser().get("/auth/oauth/demo", {"redirect": "/" + "x" * 2048}).status_code == 400
 
-    def test_a_listed_url_is_taken(self, provider: Provider, configure: Any) -> None:
+    def test_a_listed_url_is_accepted(self, provider: Provider, configure: Any) -> None:
         """security.md, row 79."""
         url = "https://spa.example/done?from=login"
         configure(OAUTH_REDIRECT_ALLOW_LIST=[url])
@@ -777,7 +781,7 @@ class TestRedirect:
         "name", ["next", "redirect", "redirect_uri", "RelayState", "continue", "reset_url"]
     )
     @pytest.mark.parametrize("start", [{}, {"redirect": "/home"}])
-    def test_the_callbacks_own_parameters_choose_nothing(
+    def test_parameters_of_the_callback_do_not_choose_it(
         self, name: str, start: dict[str, str], provider: Provider
     ) -> None:
         """security.md, row 81."""
@@ -793,7 +797,7 @@ class TestRedirect:
 
 
 class TestFailure:
-    """Contract, section 4: a failure goes to the redirect of the flow, as long as this browser knows the flow."""
+    """As in the contract, a failure goes to the flow's redirect, if this browser knows the flow."""
 
     @pytest.fixture
     def row(self, provider: Provider) -> OAuthProvider:
@@ -813,7 +817,7 @@ class TestFailure:
         assert not any(cookie.value for cookie in response.cookies.values())
 
     @pytest.mark.parametrize("query", ["update", "delete"])
-    def test_a_row_that_is_gone_meanwhile(
+    def test_of_a_deleted_provider(
         self, query: str, browser: Browser, parameters: dict[str, str], provider: Provider
     ) -> None:
         rows = OAuthProvider.objects.all()
@@ -824,7 +828,7 @@ class TestFailure:
         assert not provider.calls["/token"]
         assert AuthEvent.objects.get().reason == "route_not_found"
 
-    def test_a_row_that_is_gone_answers_json_where_there_is_no_redirect(
+    def test_of_a_deleted_provider_without_redirect_answers_json(
         self, browser: Browser, row: OAuthProvider, provider: Provider
     ) -> None:
         parameters = provider.authorize(browser.start()["Location"])
@@ -835,7 +839,7 @@ class TestFailure:
         assert response.status_code == 404
         assert code_of(response) == "ROUTE_NOT_FOUND"
 
-    def test_a_row_that_was_pointed_elsewhere(
+    def test_of_a_provider_that_points_elsewhere(
         self, browser: Browser, parameters: dict[str, str], row: OAuthProvider, provider: Provider
     ) -> None:
         row.client_id = "another"
@@ -845,7 +849,7 @@ class TestFailure:
 
         assert not provider.calls["/token"]
 
-    def test_a_row_that_took_its_key(
+    def test_of_another_provider_that_took_the_key(
         self, browser: Browser, parameters: dict[str, str], row: OAuthProvider, provider: Provider
     ) -> None:
         row.delete()
@@ -855,10 +859,10 @@ class TestFailure:
 
         assert not provider.calls["/token"]
 
-    def test_another_providers_callback(
+    def test_at_another_providers_callback(
         self, browser: Browser, parameters: dict[str, str], provider: Provider
     ) -> None:
-        """security.md, row 88. The flow is over with it."""
+        """security.md, row 88. The flow ends with it."""
         add_provider(provider, "twin", may_create_users=True)
 
         self._failed(browser.callback(parameters, key="twin"), "INVALID_PAYLOAD")
@@ -868,14 +872,14 @@ class TestFailure:
         assert not RefreshSession.objects.exists()
 
     @pytest.mark.parametrize("key", ["nobody", *ODD_KEYS])
-    def test_a_callback_of_nobody(
+    def test_at_the_callback_of_no_provider(
         self, key: str, browser: Browser, parameters: dict[str, str], provider: Provider
     ) -> None:
         self._failed(browser.callback(parameters, key=key), "ROUTE_NOT_FOUND")
 
         assert not provider.calls["/token"]
 
-    def test_a_state_that_was_used(
+    def test_with_a_used_state(
         self, browser: Browser, parameters: dict[str, str], provider: Provider
     ) -> None:
         copy = Browser()
@@ -887,7 +891,7 @@ class TestFailure:
         assert provider.calls["/token"] == 1
         assert RefreshSession.objects.count() == 1
 
-    def test_a_state_that_expired_beside_a_younger_one(
+    def test_with_an_expired_state_next_to_a_newer_one(
         self, browser: Browser, row: OAuthProvider, provider: Provider
     ) -> None:
         with time_machine.travel("2026-01-01T12:00:00Z", tick=False):
@@ -902,7 +906,7 @@ class TestFailure:
             assert browser.callback(young).status_code == 200
 
     @pytest.mark.parametrize(("key", "status"), [("demo", 400), ("off", 404), ("nobody", 404)])
-    def test_without_a_known_flow_there_is_nowhere_to_go(
+    def test_without_a_known_flow_answers_json(
         self, key: str, status: int, parameters: dict[str, str], provider: Provider
     ) -> None:
         add_provider(provider, "off", enabled=False)
@@ -929,7 +933,7 @@ class TestAccounts:
 
         self._refused(Browser().log_in(provider), users=0)
 
-    def test_a_new_user_gets_the_groups_of_the_row(self, provider: Provider) -> None:
+    def test_a_new_user_gets_the_providers_groups(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True).groups.add(
             Group.objects.create(name="staff of a customer")
         )
@@ -954,13 +958,13 @@ class TestAccounts:
             "\u212aelvin@example.com",
         ],
     )
-    def test_no_usable_address_makes_no_account(self, email: Any, provider: Provider) -> None:
+    def test_without_a_usable_address_no_account_is_created(self, email: Any, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         provider.claims |= {"email": email}
 
         self._refused(Browser().log_in(provider), users=0)
 
-    def test_an_address_that_the_user_model_cannot_hold_makes_no_account(
+    def test_an_address_too_long_for_the_user_model_creates_no_account(
         self, provider: Provider, monkeypatch: Any
     ) -> None:
         add_provider(provider, may_create_users=True)
@@ -971,10 +975,10 @@ class TestAccounts:
 
     @pytest.mark.parametrize("error", [DataError("value too long"), ValidationError({"phone": "required"})])
     @pytest.mark.parametrize("start", [{}, {"redirect": "/home"}])
-    def test_what_the_host_does_not_take_makes_no_account(
+    def test_an_address_that_the_host_refuses_creates_no_account(
         self, start: dict[str, str], error: Exception, provider: Provider
     ) -> None:
-        """A user model of the host's with a rule of its own."""
+        """A user model of the host's with its own rule."""
         add_provider(provider, may_create_users=True)
 
         def refuse(**kwargs: Any) -> None:
@@ -1001,7 +1005,7 @@ class TestAccounts:
 
     @pytest.mark.parametrize("verified", [False, None, "true", "false", 1, "yes", [True], {"a": 1}])
     @pytest.mark.parametrize("linking", ["proven", "unproven"])
-    def test_an_address_that_is_not_verified_links_nothing(
+    def test_an_unverified_address_links_nothing(
         self, verified: Any, linking: str, provider: Provider
     ) -> None:
         add_provider(provider, may_create_users=True, email_linking=linking)
@@ -1019,7 +1023,7 @@ class TestAccounts:
 
         self._refused(Browser().log_in(provider), users=1)
 
-    def test_a_proven_address_links_and_takes_nothing(self, provider: Provider, api: Api) -> None:
+    def test_a_proven_address_links_and_removes_nothing(self, provider: Provider, api: Api) -> None:
         add_provider(provider, email_linking="proven")
         user = make_user("Person@Example.com")
         api.login(user.email)
@@ -1055,8 +1059,8 @@ class TestAccounts:
         assert notice.subject.startswith(str(headline))
         assert str(text) in " ".join(notice.body.split())
 
-    def test_it_is_emptied_once(self, provider: Provider) -> None:
-        """Whoever has the address has proven it: two such providers do not throw each other out for ever."""
+    def test_an_account_is_emptied_only_once(self, provider: Provider) -> None:
+        """The owner of the address has proven it, so two such providers don't empty the account again and again."""
         for key in ("a", "b"):
             add_provider(provider, key, email_linking="unproven")
         user = make_user("Person@Example.com")
@@ -1077,10 +1081,10 @@ class TestAccounts:
         assert linked.subject.startswith(str(messages.NOTICES["identity_linked"][0]))
 
     @pytest.mark.parametrize("linking", ["proven", "unproven"])
-    def test_the_word_of_a_provider_that_nobody_trusts_for_addresses_proves_none(
-        self, linking: str, provider: Provider
-    ) -> None:
-        """security.md, rows 94, 95: it says "verified" of the victim's address, and its account is the attacker's."""
+    def test_an_untrusted_provider_proves_no_address(self, linking: str, provider: Provider) -> None:
+        """security.md, rows 94, 95: an untrusted provider says that the victim's address is verified, for an account
+        of the attacker's.
+        """
         add_provider(provider, "careless", may_create_users=True)
         provider.claims = {"sub": "attacker", "email": "person@example.com", "email_verified": True}
         attacker = Browser().log_in(provider, key="careless").json()["data"]
@@ -1096,7 +1100,7 @@ class TestAccounts:
         assert [identity.subject for identity in OAuthIdentity.objects.all()] == ["victim"]
         assert not get_user_model().objects.get().has_usable_password()
 
-    def test_an_account_that_a_verified_address_created_is_proven(self, provider: Provider) -> None:
+    def test_an_account_created_with_a_verified_address_is_proven(self, provider: Provider) -> None:
         add_provider(provider, "a", may_create_users=True, email_linking="proven")
         add_provider(provider, "b", email_linking="unproven")
         Browser().log_in(provider, key="a")
@@ -1105,8 +1109,8 @@ class TestAccounts:
 
         assert OAuthIdentity.objects.count() == RefreshSession.objects.count() == 2
 
-    def test_a_new_address_is_to_be_proven_again(self, provider: Provider) -> None:
-        """The user typed it, and it may be somebody else's."""
+    def test_a_changed_address_must_be_proven_again(self, provider: Provider) -> None:
+        """The user typed the new address, which may belong to somebody else."""
         add_provider(provider, "a", may_create_users=True)
         add_provider(provider, "b", email_linking="unproven")
         provider.claims |= {"sub": "attacker"}
@@ -1119,10 +1123,10 @@ class TestAccounts:
         assert [identity.subject for identity in OAuthIdentity.objects.all()] == ["victim"]
         assert [session.provider for session in RefreshSession.objects.all()] == ["b"]
 
-    def test_a_link_of_a_signed_in_user_proves_no_address(
+    def test_linking_while_signed_in_proves_no_address(
         self, signed_in: Api, user: Any, provider: Provider
     ) -> None:
-        """Whoever opened the account on that address links what they like."""
+        """Somebody who opened an account with another person's address can link any provider account."""
         add_provider(provider)
         add_provider(provider, "b", email_linking="unproven")
         provider.claims |= {"email": user.email}
@@ -1136,7 +1140,7 @@ class TestAccounts:
         assert not user.has_usable_password()
 
     @pytest.mark.parametrize("linking", ["proven", "unproven"])
-    def test_an_account_that_was_founded_on_an_unverified_address_is_cleared_first(
+    def test_an_account_created_with_an_unverified_address_is_emptied_first(
         self, linking: str, provider: Provider
     ) -> None:
         """security.md, row 95: an attacker registers with the victim's address at a provider that verifies none."""
@@ -1154,7 +1158,7 @@ class TestAccounts:
         provider.claims = {"sub": "attacker", "email": "person@example.com"}
         assert code_of(attacker.log_in(provider, key="careless")) == "INVALID_PROVIDER"
 
-    def test_what_the_opener_of_the_account_linked_later_goes_too(self, provider: Provider) -> None:
+    def test_accounts_linked_later_by_the_opener_are_removed_too(self, provider: Provider) -> None:
         """security.md, row 95: an account that the attacker linked while signed in would stay a way to log in."""
         add_provider(provider, email_linking="unproven")
         other = OAuthProvider.objects.create(
@@ -1168,7 +1172,7 @@ class TestAccounts:
         assert [identity.provider.key for identity in OAuthIdentity.objects.filter(user=user)] == ["demo"]
 
     @pytest.mark.parametrize("linking", ["proven", "unproven"])
-    def test_an_account_that_moved_to_another_address_meanwhile_is_not_linked(
+    def test_an_account_whose_address_changed_meanwhile_is_not_linked(
         self, linking: str, provider: Provider
     ) -> None:
         add_provider(provider, email_linking=linking)
@@ -1176,7 +1180,7 @@ class TestAccounts:
         seen: list[str] = []
 
         def move(execute: Any, sql: str, *args: Any) -> Any:
-            # Somebody else's, between the look-up of the address and the transaction that links.
+            # To somebody else's address, between the lookup and the transaction that links.
             if "LOWER(" in sql:
                 seen.append("looked up")
             elif sql.startswith("SAVEPOINT") and seen and "moved" not in seen:
@@ -1223,7 +1227,7 @@ class TestAccounts:
 
         self._refused(Browser().log_in(provider), users=0)
 
-    def test_an_allowed_domain_is_let_in_in_any_case(self, provider: Provider) -> None:
+    def test_an_allowed_domain_matches_in_any_case(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True, allowed_domains="corp.example other.example")
         provider.claims |= {"email": "a@Corp.Example"}
 
@@ -1240,7 +1244,7 @@ class TestAccounts:
         assert Browser().log_in(provider, key="second").status_code == 200
         assert OAuthIdentity.objects.values("user").distinct().count() == 2
 
-    def test_subjects_are_told_apart_by_case(self, provider: Provider) -> None:
+    def test_subjects_are_case_sensitive(self, provider: Provider) -> None:
         """security.md, row 93."""
         add_provider(provider, may_create_users=True)
         for subject in ("Abc", "abc", "abc "):
@@ -1250,7 +1254,7 @@ class TestAccounts:
 
         assert OAuthIdentity.objects.values("user").distinct().count() == 3
 
-    def test_an_identity_survives_a_new_address_and_a_new_key(self, provider: Provider) -> None:
+    def test_an_identity_survives_a_changed_address_and_key(self, provider: Provider) -> None:
         """security.md, row 93."""
         row = add_provider(provider, may_create_users=True)
         Browser().log_in(provider)
@@ -1263,7 +1267,7 @@ class TestAccounts:
         assert OAuthIdentity.objects.get().email == "moved@example.com"
         assert get_user_model().objects.get().email == "person@example.com"
 
-    def test_a_key_used_again_inherits_no_identity(self, provider: Provider) -> None:
+    def test_a_reused_key_inherits_no_identity(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         Browser().log_in(provider)
         OAuthProvider.objects.update(key="old")
@@ -1311,7 +1315,7 @@ class TestLink:
         assert response.status_code == 401
         assert code_of(response) == "INVALID_CREDENTIALS"
 
-    def test_is_not_begun_from_another_origin(self, signed_in: Api, provider: Provider) -> None:
+    def test_cannot_be_started_from_another_origin(self, signed_in: Api, provider: Provider) -> None:
         add_provider(provider)
 
         response = signed_in.post("/auth/oauth/demo/link", {}, headers={"Origin": "https://evil.example"})
@@ -1319,9 +1323,7 @@ class TestLink:
         assert response.status_code == 403
         assert not response.cookies
 
-    def test_a_session_that_is_over_links_nothing(
-        self, signed_in: Api, user: Any, provider: Provider
-    ) -> None:
+    def test_an_ended_session_links_nothing(self, signed_in: Api, user: Any, provider: Provider) -> None:
         add_provider(provider)
         parameters = provider.authorize(self._begin(signed_in))
         sessions.revoke_all(user)
@@ -1332,9 +1334,7 @@ class TestLink:
         assert code_of(response) == "INVALID_CREDENTIALS"
         assert not OAuthIdentity.objects.exists()
 
-    def test_a_user_who_is_no_longer_active_links_nothing(
-        self, signed_in: Api, user: Any, provider: Provider
-    ) -> None:
+    def test_a_deactivated_user_links_nothing(self, signed_in: Api, user: Any, provider: Provider) -> None:
         add_provider(provider)
         parameters = provider.authorize(self._begin(signed_in))
         type(user).objects.update(is_active=False)
@@ -1344,7 +1344,7 @@ class TestLink:
         assert response.status_code == 401
         assert not OAuthIdentity.objects.exists()
 
-    def test_somebody_elses_provider_account_is_not_taken(self, signed_in: Api, provider: Provider) -> None:
+    def test_a_provider_account_of_another_user_is_refused(self, signed_in: Api, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         Browser().log_in(provider)
         parameters = provider.authorize(self._begin(signed_in))
@@ -1359,10 +1359,10 @@ class TestLink:
         ("domains", "verified", "status"),
         [("corp.example", True, 403), ("example.com", False, 403), ("example.com", True, 204)],
     )
-    def test_what_the_allowed_domains_keep_out_is_not_linked(
+    def test_an_account_outside_the_allowed_domains_is_not_linked(
         self, domains: str, verified: bool, status: int, signed_in: Api, provider: Provider
     ) -> None:
-        """It would never open the account, and count as a way into it."""
+        """It could never be used to log in, but would count as a sign-in method."""
         add_provider(provider, allowed_domains=domains)
         provider.claims |= {"email_verified": verified}
         parameters = provider.authorize(self._begin(signed_in))
@@ -1380,8 +1380,8 @@ class TestLink:
 
         assert OAuthIdentity.objects.count() == 1
 
-    def test_another_browser_does_not_finish_it(self, signed_in: Api, provider: Provider) -> None:
-        """security.md, row 96: an attacker's link never lands in a victim's browser."""
+    def test_another_browser_cannot_finish_it(self, signed_in: Api, provider: Provider) -> None:
+        """security.md, row 96: an attacker's link can't be finished in a victim's browser."""
         add_provider(provider)
         parameters = provider.authorize(self._begin(signed_in))
 
@@ -1412,21 +1412,19 @@ class TestIdentities:
         assert not OAuthIdentity.objects.exists()
 
     @pytest.mark.parametrize("identity_id", ["0", "x", "999999", "9" * 30, "\u0663", "-1", "1.0"])
-    def test_what_is_not_theirs_is_not_there(
-        self, identity_id: str, signed_in: Api, provider: Provider
-    ) -> None:
+    def test_an_unknown_id_is_404(self, identity_id: str, signed_in: Api, provider: Provider) -> None:
         response = signed_in.delete(f"/auth/identities/{identity_id}")
 
         assert response.status_code == 404
         assert code_of(response) == "ROUTE_NOT_FOUND"
 
-    def test_somebody_elses_is_not_there(self, signed_in: Api, provider: Provider) -> None:
+    def test_another_users_identity_is_404(self, signed_in: Api, provider: Provider) -> None:
         other = OAuthIdentity.objects.create(user=make_user(), provider=add_provider(provider), subject="1")
 
         assert signed_in.delete(f"/auth/identities/{other.pk}").status_code == 404
         assert OAuthIdentity.objects.count() == 1
 
-    def test_the_last_way_in_stays(self, provider: Provider) -> None:
+    def test_the_only_sign_in_method_stays(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         api = Api()
         api.access_token = Browser().log_in(provider).json()["data"]["access_token"]
@@ -1439,7 +1437,7 @@ class TestIdentities:
         assert OAuthIdentity.objects.count() == 1
 
     @pytest.mark.parametrize(("enabled", "status"), [(True, 204), (False, 400)])
-    def test_a_disabled_provider_is_no_way_in(self, enabled: bool, status: int, provider: Provider) -> None:
+    def test_a_disabled_provider_does_not_count(self, enabled: bool, status: int, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         api = Api()
         api.access_token = Browser().log_in(provider).json()["data"]["access_token"]
@@ -1450,7 +1448,7 @@ class TestIdentities:
 
         assert api.delete(f"/auth/identities/{first.pk}").status_code == status
 
-    def test_a_password_is_no_way_in_where_passwords_are_off(
+    def test_a_password_does_not_count_if_password_login_is_off(
         self, signed_in: Api, user: Any, provider: Provider, configure: Any
     ) -> None:
         identity = OAuthIdentity.objects.create(user=user, provider=add_provider(provider), subject="1")
@@ -1459,10 +1457,10 @@ class TestIdentities:
         assert signed_in.delete(f"/auth/identities/{identity.pk}").status_code == 400
 
 
-class TestAReplica:
-    """security.md, row 89: a provider that was disabled, an identity that was unlinked: read where they are written."""
+class TestReplica:
+    """security.md, row 89: disabled providers and unlinked identities are read from the primary database."""
 
-    def test_no_question_about_a_provider_or_an_identity_goes_there(
+    def test_providers_and_identities_are_never_read_from_it(
         self, signed_in: Api, user: Any, provider: Provider, settings: Any
     ) -> None:
         row = add_provider(provider)
@@ -1480,7 +1478,7 @@ class TestAReplica:
 class TestSecrecy:
     """security.md, rows 102, 120 and 122."""
 
-    def test_nothing_that_opens_anything_is_stored_logged_or_dumped(
+    def test_no_secret_is_stored_logged_or_dumped(
         self, provider: Provider, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("DEBUG")
@@ -1510,10 +1508,10 @@ class TestSecrecy:
             assert secret not in logged
 
     @pytest.mark.parametrize("name", ["RAW_URI", "REQUEST_URI"])
-    def test_an_error_report_of_the_callback_has_neither_code_nor_state(
+    def test_an_error_report_of_the_callback_contains_neither_code_nor_state(
         self, name: str, provider: Provider
     ) -> None:
-        """The request that Django mails and error trackers read: its line, its query, the frames of ours."""
+        """The report that Django and error trackers make: request line, query, and our stack frames."""
         add_provider(provider, may_create_users=True)
         browser = Browser()
         browser.client.raise_request_exception = False

@@ -1,6 +1,6 @@
-"""A provider with one defect at a time (after the OpenID Foundation's relying party tests): every one is refused.
+"""A provider with one defect at a time (after the OpenID Foundation's relying party tests): each must be refused.
 
-Refused means: in the contract's shape, no session, no user, no identity, no cookie with a value, never a 500.
+Refused means: an error of the contract, no session, no user, no identity, no cookie with a value, never a 500.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Defect = Callable[[Provider], None]
 
 
 def claims(**changes: Any) -> Defect:
-    """Change claims of the ID token; None takes one out."""
+    """Change claims of the ID token; None removes one."""
 
     def break_it(provider: Provider) -> None:
         def change(honest: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def claims(**changes: Any) -> Defect:
 
 
 def header(**changes: Any) -> Defect:
-    """Change the header of the ID token, signed again by the right key."""
+    """Change the header of the ID token, signed again with the right key."""
 
     def break_it(provider: Provider) -> None:
         def sign(payload: dict[str, Any]) -> str:
@@ -83,7 +83,7 @@ def unsigned(algorithm: str) -> Defect:
 
 
 def signed_with_secret(secret: bytes) -> Defect:
-    """HS256 under a secret that the attacker knows too: the client secret, the public key."""
+    """Sign with HS256 and a secret that the attacker knows too: the client secret, the public key."""
 
     def break_it(provider: Provider) -> None:
         def sign(payload: dict[str, Any]) -> str:
@@ -150,7 +150,7 @@ def userinfo(document: Any) -> Defect:
 
 
 def subject(value: Any) -> Defect:
-    """Name a subject in the ID token and in UserInfo alike."""
+    """Set the subject in both ID token and UserInfo."""
 
     def break_it(provider: Provider) -> None:
         claims(sub=value)(provider)
@@ -160,7 +160,7 @@ def subject(value: Any) -> Defect:
 
 
 def swapped_nonce(provider: Provider) -> None:
-    """The ID token of another transaction of the same client."""
+    """Use the ID token of another flow of the same client."""
     provider.change_claims = lambda honest: {**honest, "nonce": "n" * 64}
 
 
@@ -222,7 +222,7 @@ CHECKS: dict[str, Defect] = {
     "a subject with NUL": subject("a\x00b"),
     "no expiry": claims(exp=None),
     "an expired token": claims(exp=now(-60)),
-    "an expiry that is no number": claims(exp="soon"),
+    "an expiry that is not a number": claims(exp="soon"),
     "an expiry in a text": claims(exp=lambda: str(now(300)())),
     "an expiry that is true": claims(exp=True),
     "an endless expiry": claims(exp=float("inf")),
@@ -248,7 +248,7 @@ CHECKS: dict[str, Defect] = {
     "an empty at_hash": claims(at_hash=""),
     "the whole hash as at_hash": claims(at_hash=b64(hashlib.sha256(b"x").digest())),
     "no ID token": token_answer(id_token=None),
-    "an ID token that is no text": id_token(7),
+    "an ID token that is not a string": id_token(7),
     "an ID token in two parts": id_token("e30.e30"),
     "an ID token in five parts": id_token("a.b.c.d.e"),
     "an ID token of garbage": id_token("!!!.???.###"),
@@ -257,9 +257,9 @@ CHECKS: dict[str, Defect] = {
         provider, "sign", lambda payload: f"{encode({'alg': 'RS256', 'kid': 'k1'})}.{encode([payload])}.x"
     ),
     "no access token": token_answer(access_token=None),
-    "an access token that is no text": token_answer(access_token=["a"]),
+    "an access token that is not a string": token_answer(access_token=["a"]),
     "an empty access token": token_answer(access_token=""),
-    "an error beside the tokens": token_answer(error="invalid_grant"),
+    "an error together with tokens": token_answer(error="invalid_grant"),
     "UserInfo without sub": userinfo({"email": "person@example.com", "email_verified": True}),
     "UserInfo of somebody else": userinfo({"sub": "somebody-else", "email": "person@example.com"}),
     "UserInfo with sub null": userinfo({"sub": None}),
@@ -271,7 +271,7 @@ CHECKS: dict[str, Defect] = {
     "UserInfo for other clients": userinfo({"sub": "subject-1", "aud": ["client-2", CLIENT_ID + "x"]}),
     "UserInfo for a client of another type": userinfo({"sub": "subject-1", "aud": {CLIENT_ID: True}}),
 }
-"""Defects of an answer that can be read: the check of it fails."""
+"""Defects of readable answers, which fail a check."""
 
 
 def answer(body: bytes, *, status: int = 200, content_type: str = "application/json", **headers: str) -> Any:
@@ -288,7 +288,7 @@ def answer(body: bytes, *, status: int = 200, content_type: str = "application/j
 
 
 def written(raw: bytes) -> Any:
-    """Write these bytes instead of an HTTP answer, and hang up."""
+    """Write these bytes instead of an HTTP answer, and close the connection."""
 
     def write(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(raw)
@@ -328,7 +328,7 @@ UNREADABLE: dict[str, Any] = {
     "a hang-up": written(b""),
     "compressed": answer(b"\x1f\x8b\x08\x00\x00", **{"Content-Encoding": "gzip"}),
 }
-"""Answers that cannot be read, at every endpoint of a provider."""
+"""Unreadable answers, of every endpoint of a provider."""
 
 SLOW: dict[str, Any] = {
     "a dripping header": dripping(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x", pause=0.05),
@@ -350,17 +350,17 @@ def assert_nothing_happened(response: Any, *, status: int, code: str, users: int
 class TestChecks:
     """security.md, rows 90 to 92."""
 
-    def test_there_are_enough(self) -> None:
+    def test_there_are_at_least_40_defects(self) -> None:
         assert len(CHECKS) >= 40
 
-    def test_without_a_defect_the_log_in_passes(self, provider: Provider) -> None:
+    def test_without_a_defect_the_login_succeeds(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         provider.change_claims = lambda honest: {**honest, "nbf": int(time.time()) + 5, "azp": CLIENT_ID}
 
         assert Browser().log_in(provider).status_code == 200
 
     @pytest.mark.parametrize("audience", [CLIENT_ID, ["client-2", CLIENT_ID]])
-    def test_userinfo_that_names_us_passes(self, audience: Any, provider: Provider) -> None:
+    def test_userinfo_with_our_issuer_and_client_id_passes(self, audience: Any, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         provider.userinfo = {**provider.claims, "iss": provider.issuer, "aud": audience}
 
@@ -380,7 +380,7 @@ class TestChecks:
         assert event.provider == "demo"
         assert event.reason
 
-    def test_a_defect_ends_at_the_redirect_with_a_reason(self, provider: Provider) -> None:
+    def test_a_defect_goes_to_the_redirect_with_a_reason(self, provider: Provider) -> None:
         """security.md, row 98."""
         add_provider(provider, may_create_users=True)
         provider.sign = lambda payload: "not.a.token"
@@ -418,7 +418,7 @@ class TestUnreadable:
         ("path", "stage"),
         [("/token", "token_exchange"), ("/jwks", "token_validation"), ("/userinfo", "user_info")],
     )
-    def test_an_error_that_nobody_foresaw_is_told_by_its_type_and_what_was_read(
+    def test_an_unforeseen_error_is_recorded_with_its_type_and_stage(
         self, path: str, stage: str, provider: Provider
     ) -> None:
         add_provider(provider)
@@ -429,7 +429,7 @@ class TestUnreadable:
         assert AuthEvent.objects.get().reason == f"{stage}: RecursionError"
 
     @pytest.mark.parametrize("name", UNREADABLE)
-    def test_an_unreadable_discovery_starts_nothing(self, name: str, provider: Provider) -> None:
+    def test_an_unreadable_discovery_document_starts_nothing(self, name: str, provider: Provider) -> None:
         add_provider(provider)
         provider.raw["/.well-known/openid-configuration"] = UNREADABLE[name]
 
@@ -437,15 +437,15 @@ class TestUnreadable:
 
         assert_nothing_happened(response, status=503, code="SERVICE_UNAVAILABLE")
 
-    def test_the_time_for_a_provider_is_short(self) -> None:
-        """security.md, row 99: five seconds for a request; security.md, row 98: less than ten for all of a callback."""
+    def test_the_time_limits_are_short(self) -> None:
+        """security.md, row 99: five seconds for a request; security.md, row 98: less than ten for a whole callback."""
         assert outbound.TIMEOUT <= 5
         assert outbound.BUDGET < 10
 
     @pytest.mark.timeout(60)
     @pytest.mark.parametrize("name", SLOW)
-    def test_a_slow_discovery_is_given_up(self, name: str, provider: Provider, monkeypatch: Any) -> None:
-        """The provider never ends its answer: without a time limit, the test would not end either."""
+    def test_a_slow_discovery_is_aborted(self, name: str, provider: Provider, monkeypatch: Any) -> None:
+        """The provider never ends its answer, so without a time limit the test wouldn't end either."""
         add_provider(provider)
         provider.raw["/.well-known/openid-configuration"] = SLOW[name]
         monkeypatch.setattr(outbound, "TIMEOUT", 0.3)
@@ -456,7 +456,7 @@ class TestUnreadable:
 
     @pytest.mark.timeout(60)
     @pytest.mark.parametrize("name", SLOW)
-    def test_a_slow_token_endpoint_is_given_up(self, name: str, provider: Provider, monkeypatch: Any) -> None:
+    def test_a_slow_token_endpoint_is_aborted(self, name: str, provider: Provider, monkeypatch: Any) -> None:
         add_provider(provider)
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
@@ -468,7 +468,7 @@ class TestUnreadable:
         assert_nothing_happened(response, status=503, code="SERVICE_UNAVAILABLE")
 
     def test_the_requests_of_a_callback_share_one_budget(self, provider: Provider, monkeypatch: Any) -> None:
-        """Three answers, each in time by itself, take longer than all of them may."""
+        """Each of three answers arrives in time, but together they take longer than allowed."""
         add_provider(provider, may_create_users=True)
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
@@ -488,14 +488,14 @@ class TestUnreadable:
         provider.token = slow_token  # type: ignore[method-assign]
         provider.raw["/jwks"] = slow({"keys": provider.keys})
         provider.raw["/userinfo"] = slow(provider.claims)
-        # On a slow machine it is spent even earlier.
+        # On a slow machine the budget is used up even earlier.
         monkeypatch.setattr(outbound, "Budget", functools.partial(outbound.Budget, 1.4))
 
         response = browser.callback(parameters)
 
         assert_nothing_happened(response, status=503, code="SERVICE_UNAVAILABLE")
 
-    def test_nobody_there_is_unavailable(self, provider: Provider) -> None:
+    def test_a_provider_that_is_down_is_unavailable(self, provider: Provider) -> None:
         add_provider(provider)
         browser = Browser()
         parameters = provider.authorize(browser.start(redirect="/home")["Location"])
@@ -549,7 +549,7 @@ class TestUnreadable:
             ("/userinfo", 429, b"{}"),
         ],
     )
-    def test_what_refuses_nobody_is_unavailable(
+    def test_another_status_is_unavailable(
         self, path: str, status: int, body: bytes, provider: Provider
     ) -> None:
         add_provider(provider, may_create_users=True)
@@ -559,7 +559,7 @@ class TestUnreadable:
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
     @pytest.mark.parametrize("body", [b"{}", b'{"error": "access_denied"}'])
-    def test_a_discovery_that_is_gone_meanwhile_is_unavailable(
+    def test_a_discovery_document_that_disappears_is_unavailable(
         self, body: bytes, status: int, provider: Provider
     ) -> None:
         row = add_provider(provider, may_create_users=True)
@@ -612,7 +612,7 @@ class TestDiscovery:
     """security.md, row 90."""
 
     @pytest.mark.parametrize("name", DISCOVERIES)
-    def test_a_false_document_starts_nothing_and_is_not_kept(self, name: str, provider: Provider) -> None:
+    def test_a_wrong_document_starts_nothing_and_is_not_cached(self, name: str, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         honest = provider.change_discovery
         DISCOVERIES[name](provider)
@@ -634,7 +634,7 @@ class TestDiscovery:
         assert not provider.calls
 
     def test_an_endpoint_that_is_not_public_is_not_called(self, provider: Provider, settings: Any) -> None:
-        """security.md, row 99: the issuer may be private, what it names may not."""
+        """security.md, row 99: the issuer may be private, but the URLs in its document may not."""
         port = provider.issuer.rpartition(":")[2]
         discovery(token_endpoint=f"http://localhost:{port}/token")(provider)
         add_provider(provider)
@@ -644,7 +644,7 @@ class TestDiscovery:
         assert_nothing_happened(response, status=503, code="SERVICE_UNAVAILABLE")
         assert not provider.calls["/token"]
 
-    def test_an_issuer_that_ends_with_a_slash_is_taken_as_it_is(self, provider: Provider) -> None:
+    def test_an_issuer_with_a_trailing_slash_is_kept_as_it_is(self, provider: Provider) -> None:
         issuer = provider.issuer + "/"
         add_provider(provider, issuer=issuer, may_create_users=True)
         discovery(issuer=issuer)(provider)
@@ -673,7 +673,7 @@ class TestResponseIssuer:
         assert_nothing_happened(response, status=401, code="INVALID_CREDENTIALS")
         assert not provider.calls["/token"]
 
-    def test_an_advertised_issuer_must_come(self, provider: Provider) -> None:
+    def test_an_advertised_issuer_is_required(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
@@ -682,14 +682,14 @@ class TestResponseIssuer:
         assert_nothing_happened(browser.callback(parameters), status=401, code="INVALID_CREDENTIALS")
         assert not provider.calls["/token"]
 
-    def test_one_that_is_not_advertised_need_not_come(self, provider: Provider) -> None:
+    def test_an_issuer_that_is_not_advertised_is_optional(self, provider: Provider) -> None:
         provider.sends_iss = False
         add_provider(provider, may_create_users=True)
 
         assert Browser().log_in(provider).status_code == 200
 
     @pytest.mark.parametrize("code", ["", None])
-    def test_no_code_is_refused(self, code: str | None, provider: Provider) -> None:
+    def test_a_missing_code_is_refused(self, code: str | None, provider: Provider) -> None:
         add_provider(provider)
         browser = Browser()
         parameters = provider.authorize(browser.start()["Location"])
@@ -712,7 +712,7 @@ class TestTwoProviders:
         yield running
         running.stop()
 
-    def test_share_neither_discovery_nor_keys(self, provider: Provider, other: Provider) -> None:
+    def test_share_neither_discovery_documents_nor_keys(self, provider: Provider, other: Provider) -> None:
         add_provider(provider, "first", may_create_users=True)
         add_provider(other, "second", may_create_users=True)
 
@@ -726,7 +726,7 @@ class TestTwoProviders:
             assert each.calls["/token"] == 2
         assert OAuthIdentity.objects.values("user").distinct().count() == 2
 
-    def test_a_key_of_one_signs_nothing_for_the_other(self, provider: Provider, other: Provider) -> None:
+    def test_the_key_of_one_verifies_nothing_of_the_other(self, provider: Provider, other: Provider) -> None:
         add_provider(provider, "first", may_create_users=True)
         add_provider(other, "second", may_create_users=True)
         other.key = RSA_KEY
@@ -754,14 +754,16 @@ class TestTwoProviders:
         assert not other.calls["/token"]
 
     @pytest.mark.parametrize("way", ["save", "update"])
-    def test_an_edited_row_is_fetched_anew(self, way: str, provider: Provider, other: Provider) -> None:
+    def test_the_document_of_an_edited_row_is_fetched_again(
+        self, way: str, provider: Provider, other: Provider
+    ) -> None:
         row = add_provider(provider, may_create_users=True)
         assert Browser().log_in(provider).status_code == 200
         if way == "save":
             row.issuer = other.issuer
             row.save()
         else:
-            # Which leaves `updated_at` as it is.
+            # This doesn't change `updated_at`.
             OAuthProvider.objects.update(issuer=other.issuer)
 
         assert Browser().log_in(other).status_code == 200
@@ -769,8 +771,8 @@ class TestTwoProviders:
         assert other.calls["/.well-known/openid-configuration"] == 1
 
 
-class TestOtherKinds:
-    """A plain OAuth 2.0 server: no ID token, the same care."""
+class TestPlainOAuth2:
+    """A plain OAuth 2.0 server: without an ID token, with the same care."""
 
     is_public = False
 
@@ -793,7 +795,7 @@ class TestOtherKinds:
 
     @pytest.fixture(autouse=True)
     def came(self, provider: Provider) -> list[tuple[str | None, str]]:
-        """Take the secret in the body too; return what came as client secret, and as Authorization."""
+        """Accept the secret in the body too; return what was received as client secret and as Authorization."""
         honest, came = provider.token, []
 
         def token(form: dict[str, str], authorization: str) -> Any:
@@ -809,7 +811,7 @@ class TestOtherKinds:
         provider.token = token  # type: ignore[method-assign]
         return came
 
-    def test_a_url_that_is_not_called_is_told_in_the_log(
+    def test_a_refused_url_is_logged(
         self, plain: OAuthProvider, settings: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         settings.DEBUG = False
@@ -818,7 +820,7 @@ class TestOtherKinds:
 
         assert "provider demo gave no usable answer: not an https URL" in caplog.text
 
-    def test_logs_in_by_its_urls_and_fields(self, plain: OAuthProvider, provider: Provider) -> None:
+    def test_logs_in_with_its_urls_and_fields(self, plain: OAuthProvider, provider: Provider) -> None:
         browser = Browser()
         location = browser.start()["Location"]
 
@@ -838,7 +840,7 @@ class TestOtherKinds:
         "client_id",
         ["a+b", "a b", "a&scope=admin", "a%41", "https://rp.example/c?x=1&y=2#z", "\u00e9", "a=b;c", 'a"<b>'],
     )
-    def test_whatever_the_client_id_holds_is_one_parameter(
+    def test_special_characters_in_the_client_id_are_encoded(
         self, client_id: str, plain: OAuthProvider
     ) -> None:
         plain.client_id = client_id
@@ -865,7 +867,7 @@ class TestOtherKinds:
             ("", ""),
         ],
     )
-    def test_the_query_of_its_own_stays_but_for_our_names(
+    def test_its_own_query_is_kept_except_for_our_parameters(
         self, own: str, kept: str, plain: OAuthProvider, provider: Provider
     ) -> None:
         plain.authorization_url = f"{provider.issuer}/authorize{own}"
@@ -920,12 +922,12 @@ class TestOtherKinds:
             {"id": "x" * 256},
         ],
     )
-    def test_no_id_is_refused(self, document: Any, plain: OAuthProvider, provider: Provider) -> None:
+    def test_a_missing_id_is_refused(self, document: Any, plain: OAuthProvider, provider: Provider) -> None:
         provider.userinfo = document
 
         assert_nothing_happened(Browser().log_in(provider), status=401, code="INVALID_CREDENTIALS")
 
-    def test_an_id_of_the_token_answer_does_not_count(self, plain: OAuthProvider, provider: Provider) -> None:
+    def test_an_id_in_the_token_answer_does_not_count(self, plain: OAuthProvider, provider: Provider) -> None:
         provider.userinfo = {"mail": "person@example.com"}
         token_answer(id="42")(provider)
 
@@ -951,14 +953,14 @@ class TestOtherKinds:
 
         assert_nothing_happened(Browser().log_in(provider), status=403, code="INVALID_PROVIDER", users=1)
 
-    def test_an_issuer_that_it_names_is_compared(self, plain: OAuthProvider, provider: Provider) -> None:
+    def test_an_issuer_in_its_answer_is_compared(self, plain: OAuthProvider, provider: Provider) -> None:
         plain.issuer = "https://issuer.example"
         plain.save()
 
         assert_nothing_happened(Browser().log_in(provider), status=401, code="INVALID_CREDENTIALS")
         assert not provider.calls["/token"]
 
-    def test_an_edited_secret_acts_at_once(self, plain: OAuthProvider, provider: Provider) -> None:
+    def test_an_edited_secret_takes_effect_at_once(self, plain: OAuthProvider, provider: Provider) -> None:
         plain.client_secret = "another"
         plain.save()
 

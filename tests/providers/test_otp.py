@@ -1,4 +1,4 @@
-"""POST /auth/oauth/{provider}/otp: a local second factor after a provider log-in."""
+"""POST /auth/oauth/{provider}/otp: a local second factor after a provider login."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def app(signed_in: Api, user: Any, provider: Provider) -> Authenticator:
-    """A user with a second factor and a linked provider account, logged in nowhere."""
+    """A user with a second factor and a linked provider account, not logged in."""
     app, _codes = enrol(signed_in)
     OAuthIdentity.objects.create(
         user=user, provider=add_provider(provider), issuer=provider.issuer, subject=provider.claims["sub"]
@@ -62,7 +62,7 @@ class TestSecondFactor:
         assert response.cookies["oauth_pending"].value
         assert not {"refresh_token", "access_token"} & set(response.cookies)
 
-    def test_the_right_code_finishes(self, app: Authenticator, provider: Provider) -> None:
+    def test_the_right_code_finishes_the_login(self, app: Authenticator, provider: Provider) -> None:
         browser = Browser()
         browser.log_in(provider)
 
@@ -76,7 +76,7 @@ class TestSecondFactor:
         assert session.provider == "demo"
         assert tokens.verify_access_token(response.json()["data"]["access_token"])
 
-    def test_the_host_hears_of_one_that_is_refused(self, app: Authenticator, provider: Provider) -> None:
+    def test_a_refused_code_sends_the_signal(self, app: Authenticator, provider: Provider) -> None:
         browser = Browser()
 
         with hearing(signals.login_failed) as heard:
@@ -86,7 +86,7 @@ class TestSecondFactor:
 
         assert [facts["reason"] for facts in heard] == ["otp"] * 10 + ["limited"]
 
-    def test_the_mode_is_the_requests(self, app: Authenticator, provider: Provider) -> None:
+    def test_the_mode_is_that_of_the_request(self, app: Authenticator, provider: Provider) -> None:
         browser = Browser()
         browser.log_in(provider, redirect="/home")
 
@@ -110,7 +110,7 @@ class TestSecondFactor:
 
         assert RefreshSession.objects.count() == sessions
 
-    def test_a_recovery_code_will_do(self, signed_in: Api, user: Any, provider: Provider) -> None:
+    def test_a_recovery_code_works(self, signed_in: Api, user: Any, provider: Provider) -> None:
         _app, codes = enrol(signed_in)
         row = add_provider(provider)
         OAuthIdentity.objects.create(user=user, provider=row, issuer=provider.issuer, subject="subject-1")
@@ -129,7 +129,7 @@ class TestSecondFactor:
         assert code_of(wrong) == "INVALID_OTP"
         assert finish(browser, app.code(1)).status_code == 200
 
-    def test_the_limit_counts(self, app: Authenticator, provider: Provider) -> None:
+    def test_wrong_codes_are_limited(self, app: Authenticator, provider: Provider) -> None:
         """security.md, row 13."""
         browser = Browser()
         browser.log_in(provider)
@@ -139,7 +139,7 @@ class TestSecondFactor:
         assert answers == [401] * 10 + [429]
         assert finish(browser, app.code(1)).status_code == 429
 
-    def test_it_counts_once(self, app: Authenticator, provider: Provider) -> None:
+    def test_a_pending_login_can_be_used_once(self, app: Authenticator, provider: Provider) -> None:
         browser = Browser()
         browser.log_in(provider)
         cookie = browser.client.cookies["oauth_pending"].value
@@ -155,7 +155,7 @@ class TestSecondFactor:
         assert code_of(response) == "INVALID_PAYLOAD"
         assert RefreshSession.objects.count() == 1
 
-    def test_another_browser_has_none(self, app: Authenticator, provider: Provider) -> None:
+    def test_another_browser_has_no_pending_login(self, app: Authenticator, provider: Provider) -> None:
         Browser().log_in(provider)
 
         response = finish(Browser(), app.code(1))
@@ -163,28 +163,28 @@ class TestSecondFactor:
         assert response.status_code == 400
         assert code_of(response) == "INVALID_PAYLOAD"
 
-    def test_after_five_minutes_there_is_none(self, app: Authenticator, provider: Provider) -> None:
+    def test_it_expires_after_five_minutes(self, app: Authenticator, provider: Provider) -> None:
         browser = Browser()
         browser.log_in(provider)
 
         with time_machine.travel(datetime.now(UTC) + timedelta(seconds=301)):
             assert finish(browser, app.code()).status_code == 400
 
-    def test_another_providers_is_none(self, app: Authenticator, provider: Provider) -> None:
+    def test_it_does_not_work_for_another_provider(self, app: Authenticator, provider: Provider) -> None:
         add_provider(provider, "twin")
         browser = Browser()
         browser.log_in(provider)
 
         assert finish(browser, app.code(1), key="twin").status_code == 400
 
-    def test_an_unlinked_identity_has_none(self, app: Authenticator, provider: Provider) -> None:
+    def test_unlinking_the_identity_ends_it(self, app: Authenticator, provider: Provider) -> None:
         browser = Browser()
         browser.log_in(provider)
         OAuthIdentity.objects.all().delete()
 
         assert finish(browser, app.code(1)).status_code == 400
 
-    def test_a_deactivated_user_stays_out(self, app: Authenticator, user: Any, provider: Provider) -> None:
+    def test_a_deactivated_user_is_refused(self, app: Authenticator, user: Any, provider: Provider) -> None:
         browser = Browser()
         browser.log_in(provider)
         type(user).objects.update(is_active=False)
@@ -195,10 +195,10 @@ class TestSecondFactor:
         assert not RefreshSession.objects.exists()
 
     @pytest.mark.parametrize("way", ["reset", "change", "by an admin"])
-    def test_a_password_set_meanwhile_ends_it(
+    def test_a_new_password_ends_it(
         self, way: str, app: Authenticator, user: Any, provider: Provider
     ) -> None:
-        """Whoever sets a new one because somebody is in throws out who waits at the door, too."""
+        """A user who sets a new password because somebody else has access also ends pending logins."""
         other = Api()
         if way == "change":
             other.login(user.email, otp=app.code(1))
@@ -225,14 +225,14 @@ class TestSecondFactor:
         assert response.status_code == 400
         assert code_of(response) == "INVALID_PAYLOAD"
 
-    def test_a_flow_cookie_is_no_pending_log_in(self, app: Authenticator, provider: Provider) -> None:
+    def test_a_flow_cookie_is_not_accepted(self, app: Authenticator, provider: Provider) -> None:
         browser = Browser()
         browser.start()
         browser.client.cookies["oauth_pending"] = browser.client.cookies["oauth_flow"].value
 
         assert finish(browser, app.code(1)).status_code == 400
 
-    def test_is_not_finished_from_another_origin(self, app: Authenticator, provider: Provider) -> None:
+    def test_cannot_be_finished_from_another_origin(self, app: Authenticator, provider: Provider) -> None:
         browser = Browser()
         browser.log_in(provider)
 
@@ -252,7 +252,7 @@ class TestSecondFactor:
 
         assert response.status_code == 400
 
-    def test_a_provider_that_satisfies_is_enough(
+    def test_with_oauth_satisfies_mfa_no_code_is_needed(
         self, app: Authenticator, provider: Provider, configure: Any
     ) -> None:
         configure(OAUTH_SATISFIES_MFA=True)
@@ -262,7 +262,7 @@ class TestSecondFactor:
         assert response.status_code == 200
         assert RefreshSession.objects.get().amr == "demo"
 
-    def test_a_policy_opens_the_endpoints_of_enrolment_only(
+    def test_a_policy_restricts_the_session_to_enrolment(
         self, user: Any, provider: Provider, configure: Any
     ) -> None:
         configure(TFA_REQUIRED_FOR_STAFF=True)

@@ -1,4 +1,4 @@
-"""The way out to a provider: which addresses, how long, how much."""
+"""Requests to providers: allowed addresses, time, size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONGEST_HEADER = b"X: " + b"y" * 65_531 + b"\r\n"
 
 
 def write(handler: BaseHTTPRequestHandler, raw: bytes) -> None:
-    """Write these bytes instead of an answer. Who has heard enough hangs up."""
+    """Write these bytes instead of an answer, until the caller hangs up."""
     with suppress(ConnectionError):
         handler.wfile.write(raw)
     handler.close_connection = True
@@ -64,7 +64,7 @@ class TestAddresses:
         assert outbound.is_public(address)
 
     @given(st.ip_addresses(v=4))
-    def test_an_address_in_ipv6_is_judged_as_itself(self, address: Any) -> None:
+    def test_an_ipv4_address_in_ipv6_is_checked_as_ipv4(self, address: Any) -> None:
         assert outbound.is_public(f"::ffff:{address}") == outbound.is_public(str(address))
         assert outbound.is_public(f"64:ff9b::{address}") == outbound.is_public(str(address))
 
@@ -75,7 +75,7 @@ class TestAddresses:
             "[::ffff:127.0.0.1]", "169.254.169.254", "LOCALHOST", "localhost.",
         ],
     )  # fmt: skip
-    def test_is_not_called_under_any_spelling(self, host: str, settings: Any) -> None:
+    def test_is_refused_in_every_spelling(self, host: str, settings: Any) -> None:
         settings.DEBUG = True
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.settimeout(0.05)
@@ -86,13 +86,11 @@ class TestAddresses:
             with pytest.raises(TimeoutError):
                 listener.accept()
 
-    def test_a_listed_host_is_called(self, provider: Provider) -> None:
+    def test_a_listed_private_host_is_allowed(self, provider: Provider) -> None:
         assert get(f"{provider.issuer}/jwks").json() == {"keys": provider.keys}
 
-    def test_the_address_that_was_judged_is_the_one_that_is_called(
-        self, provider: Provider, monkeypatch: Any
-    ) -> None:
-        """A name that is public when it is judged and private when it is called (DNS rebinding)."""
+    def test_the_checked_address_is_the_one_connected_to(self, provider: Provider, monkeypatch: Any) -> None:
+        """A name that resolves to a public address when checked and to a private one later (DNS rebinding)."""
         port = int(provider.issuer.rpartition(":")[2])
         asked: list[str] = []
 
@@ -108,7 +106,7 @@ class TestAddresses:
         assert asked == ["rebinding.example"]
         assert not provider.calls
 
-    def test_of_several_addresses_the_private_ones_are_left_out(
+    def test_of_several_addresses_the_private_ones_are_skipped(
         self, provider: Provider, monkeypatch: Any
     ) -> None:
         port = int(provider.issuer.rpartition(":")[2])
@@ -148,20 +146,20 @@ class TestUrls:
     @pytest.mark.parametrize(
         "url", ["https://a.example", "https://a.example:8443/x?y=z", "https://[2606:4700::1111]/"]
     )
-    def test_is_taken(self, url: str) -> None:
+    def test_is_accepted(self, url: str) -> None:
         assert outbound.check_url(url) == url
 
-    def test_http_is_for_debug(self, settings: Any) -> None:
+    def test_http_is_only_allowed_in_debug(self, settings: Any) -> None:
         settings.DEBUG = True
 
         assert outbound.check_url("http://a.example/")
 
 
 class TestTime:
-    """What never answers: without a time limit these tests would not end."""
+    """These servers never answer: without a time limit the tests wouldn't end."""
 
     @pytest.mark.timeout(60)
-    def test_a_name_that_is_not_answered_is_given_up(self, monkeypatch: Any) -> None:
+    def test_a_slow_name_lookup_is_aborted(self, monkeypatch: Any) -> None:
         given_up = threading.Event()
 
         def look_up(*args: Any, **kwargs: Any) -> list[Any]:
@@ -176,7 +174,7 @@ class TestTime:
         given_up.set()
 
     @pytest.mark.timeout(60)
-    def test_a_handshake_that_is_not_answered_is_given_up(self, configure: Any) -> None:
+    def test_a_slow_handshake_is_aborted(self, configure: Any) -> None:
         configure(OAUTH_PRIVATE_HOSTS=["127.0.0.1"])
         with (
             socket.create_server(("127.0.0.1", 0)) as listener,
@@ -184,7 +182,7 @@ class TestTime:
         ):
             get(f"https://127.0.0.1:{listener.getsockname()[1]}/", seconds=0.3)
 
-    def test_a_request_gets_no_more_than_the_time_for_one(self) -> None:
+    def test_a_request_does_not_exceed_its_time_limit(self) -> None:
         before = time.monotonic()
         deadline = outbound.Budget(3600).next_deadline()
 
@@ -212,7 +210,7 @@ class TestTime:
             "a dripping trailer",
         ],
     )
-    def test_a_head_without_an_end_is_cut_off_in_time(
+    def test_an_endless_head_is_aborted_in_time(
         self, start: bytes, part: bytes, pause: float, provider: Provider
     ) -> None:
         """Each part arrives well within any timeout of a single read."""
@@ -222,18 +220,18 @@ class TestTime:
         with pytest.raises(outbound.Unreachable, match=r"in time|cut off"):
             get(f"{provider.issuer}/endless", seconds=0.5)
 
-    def test_a_budget_does_not_start_again(self, monkeypatch: Any) -> None:
+    def test_a_budget_does_not_restart(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(outbound, "TIMEOUT", 7200)
         budget = outbound.Budget(3600)
 
         assert budget.next_deadline() == budget.next_deadline() <= time.monotonic() + 3600
 
-    def test_a_budget_that_is_spent_gives_nothing(self) -> None:
+    def test_a_used_up_budget_allows_no_request(self) -> None:
         with pytest.raises(outbound.Unreachable):
             outbound.Budget(0).next_deadline()
 
-    def test_nothing_stays_open(self, provider: Provider) -> None:
-        """Threads and sockets go with the request, also where it broke off."""
+    def test_nothing_is_left_open(self, provider: Provider) -> None:
+        """Threads and sockets are closed with the request, also if it fails."""
         provider.raw["/big"] = dripping(HEAD + b"\r\n", b"x" * 65536, pause=0)
         before = threading.active_count()
 
@@ -259,14 +257,14 @@ class TestAnswers:
         assert not provider.calls["/jwks"]
 
     @pytest.mark.parametrize("head", [HEAD, HEAD + b"X: y\r\n" * 50, INTERIM * 20 + HEAD])
-    def test_a_body_of_one_mebibyte_is_read(self, head: bytes, provider: Provider) -> None:
+    def test_a_body_of_1_mib_is_read(self, head: bytes, provider: Provider) -> None:
         body = b"x" * outbound.MAX_BYTES
         provider.raw["/big"] = lambda handler: write(handler, head + b"\r\n" + body)
 
         assert get(f"{provider.issuer}/big").content == body
 
     @pytest.mark.parametrize("head", [HEAD, HEAD + b"X: y\r\n" * 50, INTERIM * 20 + HEAD])
-    def test_one_byte_more_is_not(self, head: bytes, provider: Provider) -> None:
+    def test_one_byte_more_is_refused(self, head: bytes, provider: Provider) -> None:
         body = b"x" * (outbound.MAX_BYTES + 1)
         provider.raw["/big"] = lambda handler: write(handler, head + b"\r\n" + body)
 
@@ -284,10 +282,8 @@ class TestAnswers:
         ],
         ids=["huge", "a long line", "many lines", "a long status", "a long interim answer"],
     )
-    def test_a_head_beyond_the_bounds_of_http_client_is_refused(
-        self, head: bytes, provider: Provider
-    ) -> None:
-        """They are Python's own: a hundred lines of 64 KiB, the empty one included."""
+    def test_a_head_over_the_limits_of_http_client_is_refused(self, head: bytes, provider: Provider) -> None:
+        """Python's own limits: a hundred lines of 64 KiB, including the empty one."""
         provider.raw["/big"] = lambda handler: write(handler, head + b"\r\n{}")
         began = time.monotonic()
 
@@ -296,7 +292,7 @@ class TestAnswers:
 
         assert time.monotonic() - began < outbound.TIMEOUT
 
-    def test_the_longest_head_that_is_read_costs_little_time(self, provider: Provider) -> None:
+    def test_the_longest_allowed_head_takes_little_time(self, provider: Provider) -> None:
         provider.raw["/big"] = lambda handler: write(handler, HEAD + LONGEST_HEADER * 99 + b"\r\n{}")
         began = time.monotonic()
 
@@ -304,7 +300,7 @@ class TestAnswers:
 
         assert time.monotonic() - began < outbound.TIMEOUT
 
-    def test_a_header_cannot_be_smuggled_by_a_value(self, provider: Provider) -> None:
+    def test_a_value_cannot_inject_a_header(self, provider: Provider) -> None:
         with pytest.raises(outbound.Unreachable):
             outbound.send(
                 "GET", f"{provider.issuer}/jwks",
@@ -382,16 +378,14 @@ class TestTLS:
             server.shutdown()
             server.server_close()
 
-    def test_a_trusted_certificate_is_taken(self, serve: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    def test_a_trusted_certificate_is_accepted(self, serve: Any, tmp_path: Path, monkeypatch: Any) -> None:
         cert = certificate(tmp_path / "good.pem", "localhost")
         monkeypatch.setenv("SSL_CERT_FILE", str(cert))
 
         assert get(serve(cert)).json() == {"ok": True}
 
     @pytest.mark.timeout(60)
-    def test_an_answer_that_drips_is_cut_off_in_time(
-        self, serve: Any, tmp_path: Path, monkeypatch: Any
-    ) -> None:
+    def test_a_dripping_answer_is_aborted_in_time(self, serve: Any, tmp_path: Path, monkeypatch: Any) -> None:
         cert = certificate(tmp_path / "good.pem", "localhost")
         monkeypatch.setenv("SSL_CERT_FILE", str(cert))
 
@@ -403,7 +397,7 @@ class TestTLS:
             get(serve(certificate(tmp_path / "unknown.pem", "localhost")))
 
     @pytest.mark.parametrize(("name", "days"), [("other.example", 1), ("localhost", -1)])
-    def test_a_false_certificate_is_refused(
+    def test_a_certificate_for_another_host_is_refused(
         self, name: str, days: int, serve: Any, tmp_path: Path, monkeypatch: Any
     ) -> None:
         cert = certificate(tmp_path / f"{name}{days}.pem", name, days=days)
@@ -413,7 +407,7 @@ class TestTLS:
             get(serve(cert))
 
     @pytest.mark.parametrize(("port", "host"), [("", "provider.example"), (":8443", "provider.example:8443")])
-    def test_the_host_is_named_as_in_the_url(
+    def test_the_host_header_is_that_of_the_url(
         self, port: str, host: str, serve: Any, tmp_path: Path, monkeypatch: Any, configure: Any
     ) -> None:
         cert = certificate(tmp_path / "good.pem", "provider.example")

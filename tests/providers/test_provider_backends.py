@@ -1,4 +1,4 @@
-"""The kinds with addresses of their own, each against a stand-in at another address."""
+"""The kinds with fixed URLs, each tested with a stand-in at another URL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def _posted_secret(provider: Provider) -> None:
-    """Take the secret in the body too, as most of these do."""
+    """Accept the secret in the body too, as most of these do."""
     honest = provider.token
 
     def token(form: dict[str, str], authorization: str) -> Any:
@@ -43,7 +43,7 @@ class TestAll:
         assert set(backends.BACKENDS) == set(OAuthProvider.Kind.values)
 
     @pytest.mark.parametrize("kind", ["github", "facebook", "discord"])
-    def test_starts_at_its_own_address_with_pkce(self, kind: str, provider: Provider) -> None:
+    def test_starts_at_its_own_url_with_pkce(self, kind: str, provider: Provider) -> None:
         add_provider(provider, kind=kind, issuer="")
 
         url = urlsplit(Browser().start()["Location"])
@@ -68,7 +68,7 @@ class TestAll:
             ("slack", {}, "https://slack.com"),
         ],
     )
-    def test_asks_its_own_issuer(self, kind: str, fields: dict[str, str], issuer: str) -> None:
+    def test_uses_its_own_issuer(self, kind: str, fields: dict[str, str], issuer: str) -> None:
         row = OAuthProvider(kind=kind, key="demo", **fields)
         backend = backends.BACKENDS[kind](row)
 
@@ -78,7 +78,7 @@ class TestAll:
 
 
 class TestByDiscovery:
-    """The kinds that are OpenID Connect at an address of their own, from start to end."""
+    """The OpenID Connect kinds with fixed URLs, from start to end."""
 
     @pytest.fixture(params=["google", "gitlab", "slack"])
     def row(self, request: Any, provider: Provider, monkeypatch: Any) -> OAuthProvider:
@@ -104,7 +104,7 @@ class TestByDiscovery:
         assert identity.provider == row
 
     @pytest.mark.parametrize("verified", [False, None, "true"])
-    def test_an_address_counts_where_it_says_that_it_is_verified(
+    def test_an_address_counts_if_the_provider_says_that_it_is_verified(
         self, verified: Any, row: OAuthProvider, provider: Provider
     ) -> None:
         provider.claims["email_verified"] = verified
@@ -136,13 +136,13 @@ class TestGitHub:
         )
         provider.raw["/user/emails"] = lambda handler: send(handler, json.dumps(self.addresses).encode())
 
-    def test_takes_the_primary_address_of_the_list(self, provider: Provider) -> None:
+    def test_uses_the_primary_address_of_the_list(self, provider: Provider) -> None:
         identity = identity_after(provider)
 
         assert (identity.subject, identity.email) == ("7", "person@example.com")
         assert not identity.founded_on_unverified_email
 
-    def test_an_address_that_is_not_verified_is_none_to_link_by(self, provider: Provider) -> None:
+    def test_an_unverified_address_links_nothing(self, provider: Provider) -> None:
         self.addresses[1]["verified"] = False
 
         assert identity_after(provider).founded_on_unverified_email
@@ -150,7 +150,7 @@ class TestGitHub:
     @pytest.mark.parametrize(
         "addresses", [[], [{}], ["person@example.com"], [{"email": "a@b.example", "verified": True}]]
     )
-    def test_without_a_primary_address_there_is_none(self, addresses: Any, provider: Provider) -> None:
+    def test_without_a_primary_address_there_is_no_email(self, addresses: Any, provider: Provider) -> None:
         self.addresses = addresses
 
         assert code_of(Browser().log_in(provider)) == "INVALID_PROVIDER"
@@ -165,7 +165,7 @@ class TestFacebook:
         add_provider(provider, kind="facebook", issuer="", may_create_users=True, email_linking="proven")
         provider.raw["/me"] = lambda handler: send(handler, b'{"id": "9", "email": "person@example.com"}')
 
-    def test_its_addresses_are_not_verified(self, provider: Provider) -> None:
+    def test_its_addresses_count_as_unverified(self, provider: Provider) -> None:
         identity = identity_after(provider)
 
         assert (identity.subject, identity.email) == ("9", "person@example.com")
@@ -174,7 +174,7 @@ class TestFacebook:
 
 class TestDiscord:
     @pytest.mark.parametrize("verified", [True, False])
-    def test_says_whether_the_address_is_verified(
+    def test_tells_whether_the_address_is_verified(
         self, verified: bool, provider: Provider, monkeypatch: Any
     ) -> None:
         monkeypatch.setattr(backends.Discord, "AUTHORIZATION_URL", f"{provider.issuer}/authorize")
@@ -244,7 +244,7 @@ class TestMicrosoft:
     @pytest.mark.parametrize(
         ("claims", "counts"), [({}, False), ({"xms_edov": True}, True), ({"xms_edov": "1"}, False)]
     )
-    def test_an_address_counts_where_its_domain_was_verified(
+    def test_an_address_counts_if_its_domain_was_verified(
         self, claims: dict[str, Any], counts: bool, provider: Provider, monkeypatch: Any
     ) -> None:
         monkeypatch.setattr(backends.Microsoft, "issuer", provider.issuer)
@@ -255,7 +255,7 @@ class TestMicrosoft:
 
         assert identity_after(provider).founded_on_unverified_email is not counts
 
-    def test_the_id_token_alone_says_who_it_is(self, provider: Provider, monkeypatch: Any) -> None:
+    def test_only_the_id_token_says_who_it_is(self, provider: Provider, monkeypatch: Any) -> None:
         monkeypatch.setattr(backends.Microsoft, "issuer", provider.issuer)
         add_provider(
             provider, kind="microsoft", issuer="", tenant="t", may_create_users=True, email_linking="proven"
@@ -291,19 +291,19 @@ class TestLinkedIn:
         assert identity_after(provider).subject == "subject-1"
         assert came == [(CLIENT_SECRET, "")]
 
-    def test_names_no_nonce(self, provider: Provider) -> None:
+    def test_works_without_a_nonce(self, provider: Provider) -> None:
         provider.change_claims = lambda claims: {
             name: value for name, value in claims.items() if name != "nonce"
         }
 
         assert identity_after(provider).subject == "subject-1"
 
-    def test_a_nonce_that_it_names_must_be_ours(self, provider: Provider) -> None:
+    def test_a_nonce_must_be_ours_if_present(self, provider: Provider) -> None:
         provider.change_claims = lambda claims: {**claims, "nonce": "n" * 64}
 
         assert code_of(Browser().log_in(provider)) == "INVALID_CREDENTIALS"
 
-    def test_an_old_token_is_refused_all_the_same(self, provider: Provider) -> None:
+    def test_an_old_token_is_still_refused(self, provider: Provider) -> None:
         provider.change_claims = lambda claims: {
             **{name: value for name, value in claims.items() if name != "nonce"},
             "iat": claims["iat"] - 3600,

@@ -1,4 +1,4 @@
-"""Provider log-in, many at one moment: the database decides."""
+"""Provider login, many at the same time: the database decides."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.race]
 
 
 def copies(browser: Browser, count: int) -> list[Browser]:
-    """Return browsers with the cookies of one."""
+    """Return several browsers with the cookies of one."""
     made = [Browser() for _ in range(count)]
     for copy in made:
         copy.client.cookies = browser.client.cookies.copy()
@@ -47,7 +47,7 @@ for path in sys.stdin:
 
 
 class Worker:
-    """Another process of the site, over the database of the test, with caches of its own."""
+    """Another process of the site with the test's database and its own caches."""
 
     def __init__(self) -> None:
         settings = {
@@ -61,7 +61,7 @@ class Worker:
         )  # fmt: skip
 
     def get(self, path: str) -> tuple[int, str]:
-        """Return the status of a GET, and where it leads or what it says."""
+        """Return the status of a GET, and its Location or body."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(path, file=self.process.stdin, flush=True)
@@ -74,7 +74,7 @@ class Worker:
 
 @pytest.mark.slow
 class TestSecondProcess:
-    """security.md, row 89: what an admin changes in one process acts at once in all."""
+    """security.md, row 89: a change by an admin in one process takes effect at once in all."""
 
     @pytest.fixture
     def worker(self) -> Iterator[Worker]:
@@ -88,7 +88,7 @@ class TestSecondProcess:
         yield running
         running.stop()
 
-    def test_an_edit_acts_at_once(self, worker: Worker, provider: Provider, other: Provider) -> None:
+    def test_an_edit_takes_effect_at_once(self, worker: Worker, provider: Provider, other: Provider) -> None:
         row = add_provider(provider)
         for _ in range(2):
             status, location = worker.get("/auth/oauth/demo")
@@ -104,7 +104,9 @@ class TestSecondProcess:
         assert provider.calls["/.well-known/openid-configuration"] == 1
 
     @pytest.mark.parametrize("way", ["disable", "delete"])
-    def test_so_does_its_end(self, way: str, worker: Worker, provider: Provider) -> None:
+    def test_disabling_or_deleting_takes_effect_at_once(
+        self, way: str, worker: Worker, provider: Provider
+    ) -> None:
         row = add_provider(provider)
         assert worker.get("/auth/oauth/demo")[0] == 302
 
@@ -118,8 +120,8 @@ class TestSecondProcess:
         assert worker.get("/auth/oauth") == (200, "{'public': True, 'data': []}")
 
 
-class TestAtOnce:
-    def test_one_callback_passes_and_one_code_is_sent(self, provider: Provider) -> None:
+class TestSimultaneous:
+    def test_one_callback_succeeds_and_one_code_is_sent(self, provider: Provider) -> None:
         """security.md, row 85."""
         add_provider(provider, may_create_users=True)
         browser = Browser()
@@ -131,7 +133,7 @@ class TestAtOnce:
         assert provider.calls["/token"] == 1
         assert RefreshSession.objects.count() == 1
 
-    def test_the_first_log_ins_of_one_person_make_one_account(self, provider: Provider) -> None:
+    def test_the_first_logins_of_one_person_create_one_account(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
 
         answers = together(*(lambda: Browser().log_in(provider) for _ in range(6)))
@@ -151,7 +153,7 @@ class TestAtOnce:
         assert statuses(answers) == [200, 403]
         assert get_user_model().objects.count() == 1
 
-    def test_the_last_way_in_stays(self, provider: Provider) -> None:
+    def test_the_only_sign_in_method_stays(self, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         token = Browser().log_in(provider).json()["data"]["access_token"]
         first = OAuthIdentity.objects.get()
@@ -169,7 +171,7 @@ class TestAtOnce:
         assert statuses(answers) == [204, 400]
         assert OAuthIdentity.objects.count() == 1
 
-    def test_a_waiting_log_in_is_finished_once(self, signed_in: Api, user: Any, provider: Provider) -> None:
+    def test_a_pending_login_is_finished_once(self, signed_in: Api, user: Any, provider: Provider) -> None:
         _app, codes = enrol(signed_in)
         row = add_provider(provider)
         OAuthIdentity.objects.create(user=user, provider=row, issuer=provider.issuer, subject="subject-1")
@@ -188,7 +190,7 @@ class TestAtOnce:
 
 
 def wait_until_blocking() -> None:
-    """Return as soon as another connection waits for what the transaction of this one holds."""
+    """Return as soon as another connection waits for a lock of this one's transaction."""
     deadline = time.monotonic() + 30
     blocked = (
         "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
@@ -204,10 +206,10 @@ def wait_until_blocking() -> None:
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="pg_locks tells when the emptying waits")
 class TestEmptyingDuringALink:
-    def test_what_is_linked_at_that_moment_goes_too(
+    def test_an_account_linked_at_that_moment_is_removed_too(
         self, signed_in: Api, user: Any, provider: Provider
     ) -> None:
-        """security.md, row 95: a squatter's session has linked, but not committed, when the owner of the address
+        """security.md, row 95: a squatter's session has linked but not committed when the owner of the address
         arrives.
         """
         add_provider(provider, "squatters")

@@ -1,4 +1,6 @@
-"""Complete log-ins at providers that nobody here wrote: oidc-provider-mock, the certified oidc-provider, a browser."""
+"""Complete logins with providers that we didn't write: oidc-provider-mock, the certified oidc-provider, and a
+browser.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from tests.flows import Browser
 
 SECRET = "a secret: with / signs + of its own %"
 
-# authlib, below oidc-provider-mock, uses what it deprecates itself, in a thread of this process.
+# authlib, which oidc-provider-mock uses, uses its own deprecated functions in a thread of this process.
 pytestmark = [pytest.mark.django_db, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
@@ -66,7 +68,7 @@ def mock() -> Iterator[str]:
 
 class TestOidcProviderMock:
     def _consent(self, location: str, *, sub: str = "alice", deny: bool = False) -> dict[str, str]:
-        """Fill in the provider's form; return the parameters of the callback that it sends the browser to."""
+        """Submit the provider's form; return the parameters of the callback that it redirects to."""
         form = {"action": "deny"} if deny else {"sub": sub}
         response = requests.post(location, data=form, allow_redirects=False)
         assert response.status_code in (302, 303), response.text
@@ -84,7 +86,7 @@ class TestOidcProviderMock:
         assert (identity.subject, identity.issuer) == ("alice", mock)
         assert get_user_model().objects.get().email == "alice@example.com"
 
-    def test_logs_in_to_a_redirect(self, mock: str) -> None:
+    def test_logs_in_with_a_redirect(self, mock: str) -> None:
         save(mock)
         browser = Browser()
 
@@ -108,7 +110,7 @@ class TestOidcProviderMock:
         assert response.status_code == 401
         assert code_of(response) == "INVALID_CREDENTIALS"
 
-    def test_a_replayed_code_opens_nothing(self, mock: str) -> None:
+    def test_a_replayed_code_is_refused(self, mock: str) -> None:
         save(mock)
         browser = Browser()
         answered = self._consent(browser.start()["Location"])
@@ -123,7 +125,7 @@ class TestOidcProviderMock:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """Return where the npm oidc-provider can be run."""
+    """Return the folder where the npm oidc-provider can be run."""
     if reason := node_packages.missing():
         pytest.skip(reason)
     return node_packages.install(Path(__file__).parent.parent / "node" / "oidc-provider")
@@ -157,7 +159,7 @@ def certified(node_modules: Path) -> Iterator[Callable[..., str]]:
 
 
 def consent(location: str, *, login: str = "bob") -> dict[str, str]:
-    """Go through the provider's own log-in and consent forms, as a person would; return the callback's parameters."""
+    """Submit the provider's own login and consent forms, as a person would; return the callback's parameters."""
     with requests.Session() as person:
         response = person.get(location, allow_redirects=False)
         for _ in range(12):
@@ -196,7 +198,7 @@ class TestCertifiedProvider:
         assert not identity.founded_on_unverified_email
 
     def test_an_answer_without_iss_is_refused(self, certified: Callable[..., str]) -> None:
-        """security.md, row 88: it advertises that it sends one."""
+        """security.md, row 88: it advertises that it sends `iss`."""
         save(certified(), client_id="client-1")
         browser = Browser()
         answered = consent(browser.start()["Location"])
@@ -245,7 +247,7 @@ class TestChromium:
             save(f"http://127.0.0.1:{server.server_port}")
             page = chromium.new_tab(browser)
 
-            # The start on another name of this host is sent home first.
+            # A start on another name of this host is first redirected.
             page.goto(f"http://127.0.0.1:{urlsplit(site).port}/auth/oauth/demo?redirect=/auth/oauth")
             page.get_by_role("button", name="alice").click()
             page.wait_for_url(f"{site}/auth/oauth")

@@ -53,7 +53,7 @@ class FormatView(OpenView):
 
 
 class UncheckedView(Plain, APIView):
-    """Opened by hooks of DRF's, whatever its classes say."""
+    """Opened by overriding DRF's hooks, regardless of its permission classes."""
 
     permission_classes = [PrivateByDefault]
 
@@ -130,7 +130,7 @@ def by_url() -> dict[str, exposure.Route]:
 
 
 class TestExposure:
-    def test_nothing_is_exposed_but_what_says_so(self) -> None:
+    def test_nothing_is_exposed_by_default(self) -> None:
         found = {route.url: (route.by_role, route.open_to_all) for route in exposure.exposed()}
 
         assert found == {
@@ -157,7 +157,7 @@ class TestExposure:
         assert found["/owners/<uuid:owner>/notes"].by_role == ("GET", "HEAD")
         assert found["/whoami"].is_exposed is False
 
-    def test_what_is_open_by_other_means_is_told_apart(self) -> None:
+    def test_routes_open_by_other_means_are_listed_separately(self) -> None:
         give("view", "add")
 
         found = by_url()
@@ -173,11 +173,11 @@ class TestExposure:
         assert found["/broken"].uncertain
         assert not found["/owners/<uuid:owner>/notes"].uncertain
 
-    def test_our_own_endpoints_and_other_views_are_not_the_hosts_api(self) -> None:
+    def test_our_own_endpoints_and_plain_views_are_not_listed(self) -> None:
         assert not [url for url in by_url() if url.startswith("/auth") or url == "/plain"]
 
-    def test_what_it_says_is_what_a_request_meets(self, client: Any) -> None:
-        """The list against real requests, for every route without arguments."""
+    def test_the_list_agrees_with_real_requests(self, client: Any) -> None:
+        """The list is compared with real requests for every route without arguments."""
         give("view", "change")
         for route in exposure.routes():
             if "<" in route.url or route.uncertain:

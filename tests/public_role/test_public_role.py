@@ -1,4 +1,4 @@
-"""Private by default, and the public role (wire contract, section 7)."""
+"""Private by default, and the public role."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ObjectViewSet(NoteViewSet):
 
 
 class EitherViewSet(NoteViewSet):
-    """Readable for all, the rest as the public role says."""
+    """Readable for everyone, the rest as the public role says."""
 
     class ReadOnly(permissions.BasePermission):
         def has_permission(self, request: Any, view: Any) -> bool:
@@ -155,7 +155,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 
 
 def give(*actions: str, name: str = "Public") -> Group:
-    """Make a public role with these rights to notes."""
+    """Create the public role with these permissions on notes."""
     group, _created = Group.objects.get_or_create(name=name)
     group.permissions.set(Permission.objects.filter(codename__in=[f"{action}_note" for action in actions]))
     return group
@@ -163,7 +163,7 @@ def give(*actions: str, name: str = "Public") -> Group:
 
 @contextmanager
 def statements(count: int) -> Iterator[None]:
-    """Expect this many statements, those that begin and end transactions apart."""
+    """Expect this many statements, not counting BEGIN, COMMIT and savepoints."""
     with CaptureQueriesContext(connection) as captured:
         yield
     asked = [query["sql"] for query in captured if query["sql"].startswith(("SELECT", "INSERT", "UPDATE"))]
@@ -183,7 +183,7 @@ def send(api: Api, method: str, url: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def _usual_anonymous_user(settings: Any) -> None:
-    """Whatever the variant: DRF's own permissions reckon with a user object, OPTIONS with metadata."""
+    """In every variant, because DRF's own permissions expect a user object, and OPTIONS metadata."""
     left_out = ("UNAUTHENTICATED_USER", "DEFAULT_METADATA_CLASS")
     settings.REST_FRAMEWORK = {k: v for k, v in settings.REST_FRAMEWORK.items() if k not in left_out}
 
@@ -217,8 +217,8 @@ EVERY_METHOD = pytest.mark.parametrize("method", [*METHODS, "options"])
 @CALLERS
 @ROLES
 @EVERY_METHOD
-class TestTheTable:
-    """security.md, row 126: who may do what, for every caller, role and method."""
+class TestEveryCombination:
+    """security.md, row 126: every combination of caller, role and method."""
 
     def test_a_view_is_closed_unless_the_public_role_opens_it(
         self, caller: tuple[str, Api], role: frozenset[str] | None, method: str, note: Note
@@ -239,10 +239,10 @@ class TestTheTable:
                 assert code_of(response) == "INVALID_CREDENTIALS"
 
     @pytest.mark.parametrize("route", ["composed", "composed-anonymous"])
-    def test_model_permissions_count_the_public_role_for_everybody(
+    def test_django_model_permissions_count_the_public_role(
         self, caller: tuple[str, Api], role: frozenset[str] | None, method: str, note: Note, route: str
     ) -> None:
-        """As Django's own say: reading needs none there, and the default class refuses anonymous users."""
+        """As with Django's permissions: reading needs none there, and the default class refuses anonymous users."""
         kind, api = caller
         if role is not None:
             give(*role)
@@ -263,7 +263,7 @@ class TestPrivateByDefault:
     """security.md, row 126: private by default."""
 
     @EVERY_METHOD
-    def test_a_view_without_a_model_is_closed_whatever_the_public_role_holds(self, method: str) -> None:
+    def test_a_view_without_a_model_is_closed_regardless_of_the_public_role(self, method: str) -> None:
         give(*ALL)
 
         assert send(Api(), method, "/bare").status_code == 401
@@ -273,11 +273,11 @@ class TestPrivateByDefault:
         assert sign_in(user).get("/bare").status_code == 200
         assert sign_in(user).get("/function").status_code == 200
 
-    def test_a_view_that_says_so_is_open_without_a_query(self) -> None:
+    def test_a_view_with_allow_any_is_open_without_a_query(self) -> None:
         with statements(0):
             assert Api().get("/open").status_code == 200
 
-    def test_a_view_may_name_its_model(self) -> None:
+    def test_a_view_can_name_its_model(self) -> None:
         assert Api().get("/model").status_code == 401
         give("view")
 
@@ -312,7 +312,7 @@ class TestPrivateByDefault:
             assert response.status_code == 401
             assert code_of(response) == "INVALID_TOKEN"
 
-    def test_the_token_of_a_revoked_session_never_degrades(self, user: Any, note: Note) -> None:
+    def test_the_token_of_a_revoked_session_never_degrades_either(self, user: Any, note: Note) -> None:
         give(*ALL)
         api = sign_in(user)
         sessions.revoke_all(user)
@@ -320,7 +320,7 @@ class TestPrivateByDefault:
         assert api.get(f"/notes/{note.pk}").status_code == 401
 
     def test_a_request_without_any_user_object_is_anonymous(self, settings: Any) -> None:
-        """UNAUTHENTICATED_USER may be None: no user is nobody, not an admin."""
+        """UNAUTHENTICATED_USER may be None: no user means anonymous, not admin."""
         settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "UNAUTHENTICATED_USER": None}
 
         assert Api().get("/unauthenticated").status_code == 401
@@ -332,10 +332,10 @@ class TestPrivateByDefault:
 
 
 class TestPublicRole:
-    """security.md, rows 126 and 127: the group that everybody belongs to."""
+    """security.md, rows 126 and 127: the group that everyone belongs to."""
 
-    def test_a_look_up_that_fails_gives_nothing(self, note: Note, monkeypatch: pytest.MonkeyPatch) -> None:
-        """security.md, row 126: the database is asked for what is not there, so that it fails by itself."""
+    def test_a_failing_lookup_gives_no_access(self, note: Note, monkeypatch: pytest.MonkeyPatch) -> None:
+        """security.md, row 126: the query itself fails, because it asks for something that doesn't exist."""
         give(*ALL)
         monkeypatch.setattr(Permission._meta.get_field("codename"), "column", "gone")
         Permission._meta.get_field("codename").__dict__.pop("cached_col", None)
@@ -348,7 +348,7 @@ class TestPublicRole:
         assert found == frozenset()
         assert public_role.permissions() != frozenset()
 
-    def test_its_name_is_a_setting(self, note: Note, configure: Any) -> None:
+    def test_its_name_can_be_set(self, note: Note, configure: Any) -> None:
         give("view", name="Everybody")
         assert Api().get(f"/notes/{note.pk}").status_code == 401
 
@@ -357,27 +357,27 @@ class TestPublicRole:
         assert Api().get(f"/notes/{note.pk}").status_code == 200
 
     @pytest.mark.parametrize("name", [None, "", 0])
-    def test_no_name_is_no_group(self, note: Note, configure: Any, name: Any) -> None:
-        """security.md, row 126: a look-up for None would find every permission that is in no group."""
+    def test_without_a_name_there_is_no_public_role(self, note: Note, configure: Any, name: Any) -> None:
+        """security.md, row 126: a lookup for None would find every permission that is in no group."""
         give("view", name="Editors")
         configure(PUBLIC_ROLE=name)
 
         assert public_role.permissions() == frozenset()
         assert Api().get(f"/notes/{note.pk}").status_code == 401
 
-    def test_a_group_of_nearly_the_same_name_gives_nothing(self, note: Note) -> None:
-        """Some databases find "public" for "Public"."""
+    def test_a_group_with_a_similar_name_gives_no_access(self, note: Note) -> None:
+        """Some databases find "public" when asked for "Public"."""
         give(*ALL, name="public")
 
         assert Api().get(f"/notes/{note.pk}").status_code == 401
 
-    def test_other_groups_give_nothing(self, note: Note) -> None:
+    def test_other_groups_give_no_access(self, note: Note) -> None:
         give(*ALL, name="Editors")
 
         assert Api().get(f"/notes/{note.pk}").status_code == 401
 
-    def test_rights_about_users_and_rights_do_not_count(self, user: Any) -> None:
-        """security.md, row 127: the public role cannot be given the management of who may do what."""
+    def test_permissions_over_users_and_permissions_have_no_effect(self, user: Any) -> None:
+        """security.md, row 127: the public role can't manage who may do what."""
         group = Group.objects.create(name="Public")
         group.permissions.set(Permission.objects.all())
         model = type(user)._meta.model_name
@@ -396,8 +396,8 @@ class TestPublicRole:
         assert "auth.change_group" in public_role.reserved()
         assert not AnonymousUser().has_perm("auth.change_group")
 
-    def test_nor_do_those_of_a_proxy_of_the_user_model(self) -> None:
-        """A host's proxy stands for the users it shows."""
+    def test_permissions_over_a_proxy_of_the_user_model_have_no_effect(self) -> None:
+        """A proxy model of the host's counts as the user model."""
         give("view").permissions.add(
             *Permission.objects.filter(codename__in=("view_person", "change_person"))
         )
@@ -407,7 +407,7 @@ class TestPublicRole:
 
     @pytest.mark.parametrize("model", [Group, Team], ids=["a group", "a proxy"])
     def test_a_change_leaves_an_event(self, model: type[Group]) -> None:
-        """security.md, row 127: changes are audited, whoever makes them."""
+        """security.md, row 127: changes are recorded, no matter who makes them."""
         group = model.objects.create(name="Public")
         group.permissions.add(Permission.objects.get(codename="view_note"))
         group.permissions.remove(Permission.objects.get(codename="view_note"))
@@ -440,7 +440,7 @@ class TestPublicRole:
 class TestPublicRoleBackend:
     """Function views, templates and `has_perm` agree with `PrivateByDefault`."""
 
-    def test_an_anonymous_user_has_its_permissions(self) -> None:
+    def test_an_anonymous_user_has_the_roles_permissions(self) -> None:
         assert not AnonymousUser().has_perm("hostapp.view_note")
         assert not AnonymousUser().has_module_perms("hostapp")
         give("view")
@@ -451,7 +451,7 @@ class TestPublicRoleBackend:
         assert not AnonymousUser().has_module_perms("auth")
         assert AnonymousUser().get_all_permissions() == {"hostapp.view_note"}
 
-    def test_a_user_has_its_permissions_beside_their_own(self, user: Any) -> None:
+    def test_a_user_has_the_roles_permissions_in_addition_to_their_own(self, user: Any) -> None:
         give("view")
         user.user_permissions.add(Permission.objects.get(codename="add_note"))
 
@@ -465,7 +465,7 @@ class TestPublicRoleBackend:
         assert not user.has_perm("hostapp.view_note")
         assert not user.has_module_perms("hostapp")
 
-    def test_none_is_about_one_object(self, note: Note) -> None:
+    def test_there_are_no_object_permissions(self, note: Note) -> None:
         give("view")
 
         assert not AnonymousUser().has_perm("hostapp.view_note", note)
@@ -479,7 +479,7 @@ class TestPublicRoleBackend:
         assert template.render(Context({"perms": PermWrapper(AnonymousUser())})) == "True False"
 
     @pytest.mark.django_db(transaction=True)
-    def test_the_asynchronous_twins_agree(self) -> None:
+    def test_the_asynchronous_methods_agree(self) -> None:
         give("view")
 
         assert async_to_sync(AnonymousUser().ahas_perm)("hostapp.view_note")
@@ -491,11 +491,11 @@ class TestStatements:
     """One statement per anonymous request."""
 
     @pytest.mark.parametrize("route", ["notes", "composed-anonymous"])
-    def test_a_refused_request_is_one_statement(self, route: str) -> None:
+    def test_a_refused_request_runs_one_statement(self, route: str) -> None:
         with statements(1):
             assert Api().get(f"/{route}/1").status_code == 401
 
-    def test_several_questions_in_one_request_are_one_statement(self) -> None:
+    def test_several_checks_in_one_request_run_one_statement(self) -> None:
         give(*ALL)
         with statements(2):
             assert send(Api(), "put", "/composed-anonymous/1").status_code == 404
@@ -525,7 +525,7 @@ class TestChanges:
             "queryset update",
         ],
     )
-    def test_a_change_acts_at_once(self, note: Note, change: Any) -> None:
+    def test_a_change_takes_effect_at_once(self, note: Note, change: Any) -> None:
         group = give("view")
         assert Api().get(f"/notes/{note.pk}").status_code == 200
         assert Api().get(f"/notes/{note.pk}").status_code == 200

@@ -1,4 +1,4 @@
-"""What a cache between us and many users may keep: nothing that one user's cookie or token opened."""
+"""A shared cache must not keep what one user's cookie or token opened."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def in_session_mode(user: Any) -> Api:
 class TestHostViews:
     @pytest.mark.parametrize("path", ["/api/whoami", "/api/stateless"])
     def test_the_answer_depends_on_cookie_and_authorization(self, signed_in: Api, path: str) -> None:
-        """security.md, row 126: signed in, refused, and with a bad token alike."""
+        """security.md, row 126: signed in, refused, and with a bad token."""
         answers = [
             signed_in.get(path),
             Api().get(path),

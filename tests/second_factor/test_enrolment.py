@@ -1,4 +1,4 @@
-"""/auth/tfa/*, /users/me/tfa/* and log-in with a second factor, over HTTP."""
+"""/auth/tfa/*, /users/me/tfa/* and login with a second factor, over HTTP."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ NO_LOGIN_LIMITS = {"address": "100000/m", "account_and_address": "100000/m", "ac
 
 @pytest.fixture
 def no_login_limits(configure: Any) -> None:
-    """Leave only the limit of one-time passwords."""
+    """Disable all limits except that of one-time passwords."""
     configure(LIMITS={"login": NO_LOGIN_LIMITS})
 
 
 @pytest.fixture
 def enrolled(signed_in: Api, clock: Any) -> tuple[Authenticator, list[str]]:
-    """The app and the recovery codes of `user`, whose client is `signed_in`; a new step has begun."""
+    """The app and the recovery codes of `user`, whose client is `signed_in`, in a new time step."""
     made = enrol(signed_in)
     clock.shift(30)
     return made
@@ -70,12 +70,12 @@ def log_in(user: Any, *, password: str = PASSWORD, **fields: Any) -> Any:
 
 
 def attempts() -> int:
-    """Return how many one-time passwords count at the moment."""
+    """Return how many wrong one-time passwords currently count."""
     return FailedCode.objects.count()
 
 
 def assert_refused(response: Any, code: str, status: int = 401) -> None:
-    """No token leaves with a refusal, in a body or a cookie."""
+    """Check that a refusal contains no token in body or cookies."""
     assert response.status_code == status, response.content
     assert code_of(response) == code
     assert not response.cookies
@@ -83,9 +83,9 @@ def assert_refused(response: Any, code: str, status: int = 401) -> None:
 
 
 class TestLogin:
-    """One call: e-mail, password, one-time password."""
+    """One call: email, password, one-time password."""
 
-    def test_all_three_open_a_session_that_says_how(self, app: Authenticator, user: Any) -> None:
+    def test_all_three_open_a_session_with_both_methods(self, app: Authenticator, user: Any) -> None:
         response = log_in(user, otp=app.code())
 
         assert response.status_code == 200
@@ -94,7 +94,7 @@ class TestLogin:
         assert claims["amr"] == ["pwd", "otp"]
         assert RefreshSession.objects.get(pk=claims["sid"]).amr == "pwd otp"
 
-    def test_how_survives_refreshes(self, app: Authenticator, user: Any, clock: Any) -> None:
+    def test_the_methods_survive_refreshes(self, app: Authenticator, user: Any, clock: Any) -> None:
         api = Api()
         api.login(user.email, otp=app.code())
 
@@ -105,7 +105,7 @@ class TestLogin:
             assert claims["amr"] == ["pwd", "otp"]
 
     @pytest.mark.parametrize("mode", ["json", "cookie", "session"])
-    def test_without_the_one_time_password_there_is_nothing(
+    def test_without_the_one_time_password_there_is_no_session(
         self, app: Authenticator, user: Any, mode: str
     ) -> None:
         """security.md, row 3 (ASVS 6.3.4): no token, no cookie, no session row."""
@@ -124,7 +124,7 @@ class TestLogin:
         assert_refused(missing, "INVALID_OTP")
         assert missing.content == wrong.content
 
-    def test_a_wrong_password_with_the_right_one_is_as_no_such_user(
+    def test_a_wrong_password_with_the_right_code_looks_like_an_unknown_user(
         self, app: Authenticator, user: Any
     ) -> None:
         """security.md, row 15 (ASVS 6.3.8)."""
@@ -138,10 +138,12 @@ class TestLogin:
         assert log_in(user, otp=app.code()).status_code == 200
 
     @pytest.mark.usefixtures("no_login_limits")
-    def test_the_one_time_password_is_never_looked_at_before_the_password(
+    def test_the_one_time_password_is_never_checked_before_the_password(
         self, app: Authenticator, user: Any
     ) -> None:
-        """security.md, row 14: a hundred wrong passwords with one-time passwords leave its count and its step alone."""
+        """security.md, row 14: after a hundred wrong passwords with a code, neither its count nor its step has
+        changed.
+        """
         step = TOTPFactor.objects.get().last_step
 
         for number in range(100):
@@ -158,12 +160,12 @@ class TestLogin:
 
         assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
 
-    def test_the_code_that_enabled_the_factor_logs_nobody_in(self, signed_in: Api, user: Any) -> None:
+    def test_the_code_that_enabled_the_factor_cannot_log_in(self, signed_in: Api, user: Any) -> None:
         app, _codes = enrol(signed_in)
 
         assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
 
-    def test_a_recovery_code_logs_in_once_and_its_owner_hears_of_it(
+    def test_a_recovery_code_logs_in_once_and_its_owner_is_notified(
         self, app: Authenticator, codes: list[str], user: Any, mailoutbox: Any
     ) -> None:
         """security.md, row 19."""
@@ -182,7 +184,7 @@ class TestLogin:
         "otp", [123456, 123456.0, True, False, None, [], ["123456"], {}, {"otp": "123456"}]
     )
     def test_anything_but_a_string_is_malformed(self, app: Authenticator, user: Any, otp: Any) -> None:
-        """security.md, rows 11, 106: never coerced, no attempt."""
+        """security.md, rows 11, 106: never converted, not counted."""
         response = log_in(user, otp=otp)
 
         assert_refused(response, "INVALID_PAYLOAD", 400)
@@ -207,7 +209,7 @@ class TestLogin:
         "otp",
         ["１２３４５６", "123_456", "+123456", "-123456", " 123456", "123456 ", "1234567890", "0x1e240"],
     )
-    def test_strings_that_int_would_take_for_numbers_are_refused_without_an_attempt(
+    def test_strings_that_int_accepts_are_refused_and_not_counted(
         self, app: Authenticator, user: Any, otp: str
     ) -> None:
         """security.md, row 11."""
@@ -221,10 +223,10 @@ class TestLogin:
         assert_refused(log_in(user, otp=wide), "INVALID_OTP")
 
     @pytest.mark.usefixtures("no_login_limits")
-    def test_ten_wrong_codes_are_looked_at_then_none_for_a_while(
+    def test_after_ten_wrong_codes_none_is_checked_for_a_while(
         self, app: Authenticator, user: Any, clock: Any
     ) -> None:
-        """security.md, rows 13, 14: 429 with Retry-After, also for the right code, until the window is over."""
+        """security.md, rows 13, 14: 429 with Retry-After, also for the right code, until the window has passed."""
         answers = [log_in(user, otp=app.wrong()).status_code for _ in range(12)]
         limited = log_in(user, otp=app.code())
 
@@ -237,7 +239,7 @@ class TestLogin:
         assert log_in(user, otp=app.code()).status_code == 200
 
     @pytest.mark.usefixtures("no_login_limits")
-    def test_the_limit_is_open_to_a_recovery_code(
+    def test_a_recovery_code_works_over_the_limit(
         self, app: Authenticator, codes: list[str], user: Any
     ) -> None:
         for _ in range(12):
@@ -265,8 +267,8 @@ class TestLogin:
             made.append((user, app))
         return made
 
-    def test_an_office_logs_in_by_a_front_end_that_asks_twice(self, configure: Any) -> None:
-        """Password first, then once more with the one-time password: the address pays for neither."""
+    def test_an_office_can_log_in_with_a_front_end_that_asks_twice(self, configure: Any) -> None:
+        """Password first, then again with the one-time password: the address is charged for neither."""
         configure(LIMITS={"login": {"address": "10/m"}})
 
         answers = [
@@ -276,22 +278,22 @@ class TestLogin:
 
         assert answers == [(401, 200)] * 15
 
-    def test_a_wrong_one_costs_the_address(self, configure: Any) -> None:
+    def test_a_wrong_code_counts_for_the_address(self, configure: Any) -> None:
         configure(LIMITS={"login": {"address": "10/m"}})
 
         answers = [log_in(user, otp=app.wrong()).status_code for user, app in self.office(12)]
 
         assert answers == [401] * 10 + [429] * 2
 
-    def test_a_missing_one_costs_and_clears_nothing_of_the_accounts(
+    def test_a_missing_code_neither_costs_nor_clears_counts_of_the_account(
         self, app: Authenticator, user: Any
     ) -> None:
-        """Who knows the password does not win back guesses at it, or at the account's other doors."""
+        """Somebody who knows the password doesn't get more guesses at the code, or at other logins of the account."""
         answers = [log_in(user, password=password) for password in ["wrong", PASSWORD] * 4]
 
         assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 3
 
-    def test_a_user_without_a_factor_needs_none_and_may_send_one(self, user: Any) -> None:
+    def test_a_user_without_a_factor_needs_no_code_and_may_send_one(self, user: Any) -> None:
         response = log_in(user, otp="123456")
 
         claims = jwt.decode(response.json()["data"]["access_token"], options={"verify_signature": False})
@@ -303,12 +305,12 @@ class TestLogin:
 
         assert log_in(user).status_code == 200
 
-    def test_a_session_is_not_opened_by_another_way_in(self, app: Authenticator, user: Any) -> None:
-        """security.md, row 4: `sessions.open`, through which every way in must go, asks again."""
+    def test_sessions_open_asks_for_the_factor_too(self, app: Authenticator, user: Any) -> None:
+        """security.md, row 4: `sessions.open`, which every sign-in method uses, checks again."""
         with pytest.raises(errors.InvalidOTP):
             sessions.open(user, amr=("google",), provider="google")
 
-    def test_a_lost_key_is_a_500_that_says_nothing_and_a_log_that_does(
+    def test_a_lost_key_is_a_500_whose_details_are_only_in_the_log(
         self, app: Authenticator, user: Any, configure: Any, caplog: Any
     ) -> None:
         """security.md, row 122."""
@@ -326,7 +328,7 @@ class TestLogin:
 class TestGenerate:
     """POST /auth/tfa/generate: a secret to confirm; nothing is on yet."""
 
-    def test_it_answers_what_an_authenticator_needs(self, signed_in: Api, user: Any) -> None:
+    def test_it_returns_what_an_authenticator_app_needs(self, signed_in: Api, user: Any) -> None:
         response = signed_in.post("/auth/tfa/generate", {"password": PASSWORD})
 
         assert response.status_code == 200
@@ -353,7 +355,7 @@ class TestGenerate:
             ({"password": "wrong"}, 401, "INVALID_CREDENTIALS"),
         ],
     )
-    def test_it_asks_for_the_password(self, signed_in: Api, body: Any, status: int, code: str) -> None:
+    def test_it_needs_the_password(self, signed_in: Api, body: Any, status: int, code: str) -> None:
         """security.md, row 18 (ASVS 7.5.1)."""
         response = signed_in.post("/auth/tfa/generate", body)
 
@@ -366,7 +368,7 @@ class TestGenerate:
 
         assert answers == [401] * 5 + [429] * 2
 
-    def test_without_a_password_a_fresh_log_in_will_do_for_ten_minutes(
+    def test_without_a_password_a_login_counts_for_ten_minutes(
         self, signed_in: Api, user: Any, clock: Any
     ) -> None:
         user.set_unusable_password()
@@ -378,7 +380,7 @@ class TestGenerate:
         clock.shift(2)
         assert_refused(signed_in.post("/auth/tfa/generate", {}), "INVALID_CREDENTIALS")
 
-    def test_a_second_secret_kills_the_first(self, signed_in: Api) -> None:
+    def test_a_second_secret_replaces_the_first(self, signed_in: Api) -> None:
         first, second = (
             signed_in.post("/auth/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
             for _ in range(2)
@@ -395,14 +397,14 @@ class TestGenerate:
         assert_refused(signed_in.post("/auth/tfa/generate", {"password": PASSWORD}), "INVALID_PAYLOAD", 400)
         assert not PendingFactor.objects.exists()
 
-    def test_a_user_who_is_deleted_meanwhile_gets_no_secret(self, signed_in: Api, user: Any) -> None:
+    def test_a_user_deleted_meanwhile_gets_no_secret(self, signed_in: Api, user: Any) -> None:
         with meanwhile(user.delete, after="SELECT", of=TOTPFactor):
             response = signed_in.post("/auth/tfa/generate", {"password": PASSWORD})
 
         assert (response.status_code, code_of(response)) == (401, "INVALID_TOKEN")
         assert not PendingFactor.objects.exists()
 
-    def test_the_waiting_secret_is_sealed(self, signed_in: Api) -> None:
+    def test_the_pending_secret_is_encrypted(self, signed_in: Api) -> None:
         """security.md, row 122."""
         secret = signed_in.post("/auth/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
 
@@ -411,18 +413,18 @@ class TestGenerate:
 
 
 class TestEnable:
-    """POST /auth/tfa/enable: a code of the waiting secret turns it on."""
+    """POST /auth/tfa/enable: a code of the pending secret turns it on."""
 
     @pytest.fixture
     def waiting(self, signed_in: Api) -> Authenticator:
-        """The app that scanned the secret, not confirmed yet."""
+        """The app with the secret, which isn't confirmed yet."""
         answer = signed_in.post("/auth/tfa/generate", {"password": PASSWORD})
         return Authenticator(answer.json()["data"]["secret"])
 
     def enable(self, api: Api, app: Authenticator, **fields: Any) -> Any:
         return api.post("/auth/tfa/enable", {"secret": app.secret, "otp": app.code(), **fields})
 
-    def test_it_answers_ten_recovery_codes(self, signed_in: Api, waiting: Authenticator) -> None:
+    def test_it_returns_ten_recovery_codes(self, signed_in: Api, waiting: Authenticator) -> None:
         response = self.enable(signed_in, waiting)
 
         assert response.status_code == 200
@@ -436,7 +438,7 @@ class TestEnable:
         }
         assert not PendingFactor.objects.exists()
 
-    def test_every_other_session_ends_and_this_one_goes_on(
+    def test_every_other_session_ends_and_this_one_stays(
         self, signed_in: Api, waiting: Authenticator, user: Any
     ) -> None:
         """security.md, row 18 (ASVS 7.4.3)."""
@@ -452,7 +454,7 @@ class TestEnable:
         claims = jwt.decode(str(signed_in.access_token), options={"verify_signature": False})
         assert claims["amr"] == ["pwd", "otp"]
 
-    def test_its_owner_hears_of_it_and_so_does_the_host(
+    def test_the_owner_is_notified_and_the_signal_is_sent(
         self, signed_in: Api, waiting: Authenticator, user: Any, mailoutbox: Any
     ) -> None:
         """security.md, rows 18, 121 (ASVS 6.3.7)."""
@@ -482,9 +484,7 @@ class TestEnable:
         assert_refused(self.enable(signed_in, waiting), "REQUESTS_EXCEEDED", 429)
 
     @pytest.mark.parametrize("steps", [-2, 2])
-    def test_a_code_from_further_away_is_wrong(
-        self, signed_in: Api, waiting: Authenticator, steps: int
-    ) -> None:
+    def test_a_code_two_steps_away_is_wrong(self, signed_in: Api, waiting: Authenticator, steps: int) -> None:
         """security.md, row 12."""
         assert_refused(self.enable(signed_in, waiting, otp=waiting.code(steps)), "INVALID_OTP")
 
@@ -498,8 +498,8 @@ class TestEnable:
         clock.shift(60)
         assert log_in(user, otp=waiting.code()).status_code == 200
 
-    def test_a_secret_of_ones_own_is_refused(self, signed_in: Api, waiting: Authenticator) -> None:
-        """A secret that the server did not make could be one that somebody else knows."""
+    def test_a_secret_that_the_client_chose_is_refused(self, signed_in: Api, waiting: Authenticator) -> None:
+        """Somebody else may know a secret that the server didn't create."""
         own = Authenticator(pyotp.random_base32())
 
         response = self.enable(signed_in, own)
@@ -508,7 +508,7 @@ class TestEnable:
         assert response.json()["errors"][0]["extensions"]["field"] == "secret"
         assert attempts() == 0
 
-    def test_the_secret_waits_for_ten_minutes(
+    def test_the_secret_expires_after_ten_minutes(
         self, signed_in: Api, waiting: Authenticator, clock: Any
     ) -> None:
         clock.shift(600)
@@ -516,19 +516,19 @@ class TestEnable:
         assert_refused(self.enable(signed_in, waiting), "INVALID_PAYLOAD", 400)
         assert not TOTPFactor.objects.exists()
 
-    def test_it_works_until_then(self, signed_in: Api, waiting: Authenticator, clock: Any) -> None:
+    def test_the_secret_works_until_then(self, signed_in: Api, waiting: Authenticator, clock: Any) -> None:
         clock.shift(599)
 
         assert self.enable(signed_in, waiting).status_code == 200
 
     def test_the_secret_of_another_session_is_refused(self, waiting: Authenticator, user: Any) -> None:
-        """A stolen access token of another session does not finish what this one began."""
+        """A stolen access token of another session can't finish what this session began."""
         other = Api()
         other.login(user.email)
 
         assert_refused(self.enable(other, waiting), "INVALID_PAYLOAD", 400)
 
-    def test_a_secret_whose_key_is_lost_is_to_be_asked_for_anew(
+    def test_a_secret_whose_key_is_lost_must_be_generated_again(
         self, signed_in: Api, waiting: Authenticator, configure: Any
     ) -> None:
         configure(ENCRYPTION_KEYS=["z" * 40])
@@ -536,10 +536,10 @@ class TestEnable:
         assert_refused(self.enable(signed_in, waiting), "INVALID_PAYLOAD", 400)
         enrol(signed_in)
 
-    def test_a_secret_that_another_replaces_meanwhile_is_refused(
-        self, signed_in: Api, waiting: Authenticator
-    ) -> None:
-        """It is confirmed, and before it is turned on another tab asks for a new one: that one is waiting then."""
+    def test_a_secret_replaced_meanwhile_is_refused(self, signed_in: Api, waiting: Authenticator) -> None:
+        """After it is confirmed and before it is turned on, another tab asks for a new one, which is then the pending
+        one.
+        """
         other_tab = Api()
         other_tab.access_token = signed_in.access_token
         new: list[Any] = []
@@ -580,7 +580,7 @@ class TestEnable:
     def test_a_session_that_ended_meanwhile_enables_nothing(
         self, signed_in: Api, waiting: Authenticator, user: Any, rf: Any
     ) -> None:
-        """A reset that ends all sessions wins over an enrolment under way."""
+        """A reset that ends all sessions wins over an enrolment in progress."""
         session = RefreshSession.objects.select_related("user").get()
         RefreshSession.objects.all().delete()
 
@@ -601,18 +601,20 @@ class TestDisable:
         assert not RecoveryCode.objects.exists()
         assert log_in(user).status_code == 200
 
-    def test_a_recovery_code_does_too(self, app: Authenticator, codes: list[str], signed_in: Api) -> None:
+    def test_a_recovery_code_removes_the_factor(
+        self, app: Authenticator, codes: list[str], signed_in: Api
+    ) -> None:
         assert signed_in.post("/auth/tfa/disable", {"otp": codes[0].upper()}).status_code == 204
         assert not TOTPFactor.objects.exists()
 
     @pytest.mark.parametrize("otp", ["123_456", "zzzz-zzzz-zzzz-zzzz", "wrong"])
-    def test_nothing_else_does(self, app: Authenticator, signed_in: Api, otp: str) -> None:
+    def test_nothing_else_removes_the_factor(self, app: Authenticator, signed_in: Api, otp: str) -> None:
         response = signed_in.post("/auth/tfa/disable", {"otp": app.wrong() if otp == "wrong" else otp})
 
         assert_refused(response, "INVALID_OTP")
         assert TOTPFactor.objects.exists()
 
-    def test_the_code_that_logged_in_does_not(self, app: Authenticator, user: Any) -> None:
+    def test_a_code_that_was_used_to_log_in_is_refused(self, app: Authenticator, user: Any) -> None:
         api = Api()
         api.login(user.email, otp=app.code())
 
@@ -623,14 +625,14 @@ class TestDisable:
 
         assert answers == [401] * 10 + [429] * 2
 
-    def test_no_code_is_malformed(self, app: Authenticator, signed_in: Api) -> None:
+    def test_a_missing_code_is_400(self, app: Authenticator, signed_in: Api) -> None:
         assert_refused(signed_in.post("/auth/tfa/disable", {}), "INVALID_PAYLOAD", 400)
 
-    def test_there_must_be_a_factor(self, signed_in: Api) -> None:
+    def test_without_a_factor_it_is_400(self, signed_in: Api) -> None:
         assert_refused(signed_in.post("/auth/tfa/disable", {"otp": "123456"}), "INVALID_PAYLOAD", 400)
         assert attempts() == 0
 
-    def test_its_owner_hears_of_it_and_so_does_the_host(
+    def test_the_owner_is_notified_and_the_signal_is_sent(
         self, app: Authenticator, signed_in: Api, user: Any, mailoutbox: Any
     ) -> None:
         mailoutbox.clear()
@@ -644,7 +646,7 @@ class TestDisable:
         ]
         assert AuthEvent.objects.get(kind="factor_disabled").user == user
 
-    def test_guesses_at_it_do_not_keep_out_the_next_one(
+    def test_wrong_codes_do_not_count_for_the_next_factor(
         self, app: Authenticator, codes: list[str], signed_in: Api
     ) -> None:
         for _ in range(12):
@@ -654,7 +656,7 @@ class TestDisable:
         assert attempts() == 0
         enrol(signed_in)
 
-    def test_it_can_be_set_up_anew(self, app: Authenticator, signed_in: Api, user: Any, clock: Any) -> None:
+    def test_it_can_be_set_up_again(self, app: Authenticator, signed_in: Api, user: Any, clock: Any) -> None:
         signed_in.post("/auth/tfa/disable", {"otp": app.code()})
         clock.shift(30)
         new_app, _codes = enrol(signed_in)
@@ -667,7 +669,7 @@ class TestDisable:
 class TestRecoveryCodes:
     """POST /auth/tfa/recovery-codes: a new set."""
 
-    def test_the_new_ones_work_and_the_old_ones_are_dead(
+    def test_the_new_codes_work_and_the_old_ones_do_not(
         self, app: Authenticator, codes: list[str], signed_in: Api, user: Any
     ) -> None:
         body = {"password": PASSWORD, "otp": app.code()}
@@ -683,7 +685,7 @@ class TestRecoveryCodes:
         assert AuthEvent.objects.filter(kind="recovery_codes_renewed").count() == 1
         assert any(message.subject.startswith("You have new recovery codes") for message in mail.outbox)
 
-    def test_the_status_tells_how_many_are_left(
+    def test_the_status_has_the_number_of_codes_left(
         self, app: Authenticator, codes: list[str], signed_in: Api, user: Any
     ) -> None:
         for left in (9, 8, 7):
@@ -707,7 +709,7 @@ class TestRecoveryCodes:
             ({"otp": None}, 400, "INVALID_PAYLOAD"),
         ],
     )
-    def test_it_takes_both_password_and_code(
+    def test_it_needs_both_password_and_code(
         self, app: Authenticator, codes: list[str], signed_in: Api, changes: Any, status: int, code: str
     ) -> None:
         """security.md, row 18."""
@@ -722,7 +724,7 @@ class TestRecoveryCodes:
         assert_refused(signed_in.post("/auth/tfa/recovery-codes", body), "INVALID_CREDENTIALS")
         assert attempts() == 0
 
-    def test_there_must_be_a_factor(self, signed_in: Api) -> None:
+    def test_without_a_factor_it_is_400(self, signed_in: Api) -> None:
         body = {"password": PASSWORD, "otp": "123456"}
 
         assert_refused(signed_in.post("/auth/tfa/recovery-codes", body), "INVALID_PAYLOAD", 400)
@@ -732,7 +734,7 @@ class TestRecoveryCodes:
 class TestUsersMe:
     """/users/me/tfa/*: as the official SDK calls them."""
 
-    def test_the_whole_way(self, signed_in: Api, user: Any, clock: Any) -> None:
+    def test_a_factor_can_be_set_up_and_removed(self, signed_in: Api, user: Any, clock: Any) -> None:
         secret = signed_in.post("/users/me/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
         app = Authenticator(secret)
 
@@ -751,7 +753,7 @@ class TestUsersMe:
         assert (disabled.status_code, disabled.content) == (204, b"")
         assert log_in(user).status_code == 200
 
-    def test_recovery_codes_are_made_there_on_demand(self, signed_in: Api, clock: Any) -> None:
+    def test_recovery_codes_are_created_on_request(self, signed_in: Api, clock: Any) -> None:
         secret = signed_in.post("/users/me/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
         app = Authenticator(secret)
         signed_in.post("/users/me/tfa/enable", {"secret": secret, "otp": app.code()})
@@ -763,11 +765,11 @@ class TestUsersMe:
 
 
 class TestEveryEndpoint:
-    """What holds for all of them."""
+    """What applies to all of them."""
 
     @pytest.mark.parametrize("path", ["generate", "enable", "disable", "recovery-codes"])
     @pytest.mark.parametrize("prefix", ["/auth/tfa/", "/users/me/tfa/"])
-    def test_nobody_gets_in_and_only_post_is_offered(self, api: Api, prefix: str, path: str) -> None:
+    def test_it_needs_an_access_token_and_only_allows_post(self, api: Api, prefix: str, path: str) -> None:
         for slash in ("", "/"):
             assert_refused(api.post(f"{prefix}{path}{slash}", {}), "INVALID_CREDENTIALS")
             response = api.get(f"{prefix}{path}{slash}")
@@ -778,16 +780,16 @@ class TestEveryEndpoint:
         assert_refused(api.get("/auth/tfa"), "INVALID_CREDENTIALS")
 
     @pytest.mark.parametrize("name", ["status", "generate", "enable", "disable", "recovery-codes"])
-    def test_the_names_are_public(self, name: str) -> None:
+    def test_the_url_names_are_public(self, name: str) -> None:
         assert reverse(f"platform_auth:tfa-{name}").startswith("/auth/tfa")
 
 
-class TestAReplica:
-    """security.md, row 48: whatever is asked of a factor is asked of the database that it is written to."""
+class TestReplica:
+    """security.md, row 48: everything about a factor is read from the primary database."""
 
     @pytest.fixture
     def lagging(self, settings: Any) -> Any:
-        """Switch to a host whose reads come from a replica (that is not there)."""
+        """Switch to a host whose reads go to a replica that doesn't exist."""
 
         def switch() -> None:
             settings.DATABASE_ROUTERS = ["tests.sessions.test_refresh.Replica"]
@@ -831,7 +833,7 @@ class TestAReplica:
 
 
 class TestAllOrNothing:
-    """A change of the factor and its event are one: a database that fails leaves nothing half done."""
+    """A change of the factor and its event are one transaction: if the database fails, nothing is half done."""
 
     def test_the_set_up(self, signed_in: Api, user: Any, mailoutbox: Any) -> None:
         other = Api()
@@ -884,8 +886,8 @@ class TestAllOrNothing:
         assert signed_in.post("/auth/tfa/recovery-codes", body).status_code == 200
 
 
-class TestA503:
-    """Section 1 of the contract: nothing of the user's was consumed."""
+class TestDatabaseFailure:
+    """As in the contract, nothing of the user's was consumed."""
 
     def assert_fails(self, user: Any, otp: str, at: str = "INSERT", of: Any = RefreshSession) -> None:
         with failing(at=at, of=of):
@@ -897,8 +899,8 @@ class TestA503:
         assert log_in(user, otp=app.code()).status_code == 200
         assert_refused(log_in(user, otp=app.code()), "INVALID_OTP")
 
-    def test_no_older_code_can(self, app: Authenticator, user: Any) -> None:
-        """Nor the one of the step before, whether it was spent or not: what is given back is one code."""
+    def test_an_older_code_cannot_be_used(self, app: Authenticator, user: Any) -> None:
+        """Not even the one of the previous step, used or not: only one code is given back."""
         log_in(user, otp=app.code(-1))
         self.assert_fails(user, app.code())
 
@@ -914,7 +916,9 @@ class TestA503:
         assert log_in(user, otp=codes[0]).status_code == 200
         assert_refused(log_in(user, otp=codes[0]), "INVALID_OTP")
 
-    def test_the_last_one_can_too(self, app: Authenticator, codes: list[str], user: Any) -> None:
+    def test_the_last_recovery_code_can_be_used_again_too(
+        self, app: Authenticator, codes: list[str], user: Any
+    ) -> None:
         for code in codes[1:]:
             assert log_in(user, otp=code).status_code == 200
         self.assert_fails(user, codes[0])
@@ -922,7 +926,7 @@ class TestA503:
         assert log_in(user, otp=codes[0]).status_code == 200
 
     @pytest.mark.parametrize("kind", ["code", "recovery code"])
-    def test_neither_is_lost_where_its_own_bookkeeping_fails(
+    def test_neither_is_lost_if_its_own_bookkeeping_fails(
         self, app: Authenticator, codes: list[str], user: Any, kind: str, mailoutbox: Any
     ) -> None:
         mailoutbox.clear()
@@ -938,13 +942,13 @@ class TestA503:
         assert log_in(user, otp=otp).status_code == 200
 
     @pytest.mark.django_db(transaction=True)
-    def test_an_attempt_is_not_lost_either(self, app: Authenticator, user: Any) -> None:
+    def test_a_counted_attempt_is_not_lost_either(self, app: Authenticator, user: Any) -> None:
         self.assert_fails(user, app.code(), at="UPDATE", of=TOTPFactor)
 
         assert attempts() == 0
         assert log_in(user, otp=app.code()).status_code == 200
 
-    def test_a_session_that_cannot_be_replaced_costs_nothing(self, app: Authenticator, user: Any) -> None:
+    def test_if_a_session_cannot_be_replaced_nothing_is_consumed(self, app: Authenticator, user: Any) -> None:
         browser = Api()
         body = {"email": user.email, "password": PASSWORD, "mode": "cookie"}
         assert browser.post("/auth/login", {**body, "otp": app.code()}).status_code == 200
@@ -956,10 +960,10 @@ class TestA503:
         assert browser.post("/auth/login", {**body, "otp": app.code(1)}).status_code == 200
 
 
-class TestNowhereInClear:
-    """security.md, rows 17, 120, 123: neither the seed nor a recovery code is anywhere but in the one answer."""
+class TestNoPlainTextAnywhere:
+    """security.md, rows 17, 120, 123: the secret and the recovery codes are nowhere but in the one answer."""
 
-    def test_not_in_the_database_dumps_admin_pages_or_logs(
+    def test_the_database_dumps_admin_pages_and_logs_have_none(
         self, signed_in: Api, user: Any, clock: Any, caplog: Any, client: Any
     ) -> None:
         caplog.set_level(logging.DEBUG)
@@ -988,10 +992,8 @@ class TestNowhereInClear:
                 assert secret.lower() not in text.lower(), place
         assert "sealed_secret" in places["dumpdata"]
 
-    def test_not_in_what_django_reports_of_an_error(
-        self, signed_in: Api, configure: Any, app: Authenticator
-    ) -> None:
-        """The local variables of a traceback are hidden where they hold a secret."""
+    def test_error_reports_have_none(self, signed_in: Api, configure: Any, app: Authenticator) -> None:
+        """Local variables with secrets are hidden in tracebacks."""
         session = RefreshSession.objects.select_related("user").get()
         request = RequestFactory().post("/")
         given = app.code()
@@ -1009,9 +1011,9 @@ class TestNowhereInClear:
 
 
 class TestResetByAnAdmin:
-    """`enrolment.reset_by_admin`: what the admin's action calls."""
+    """`enrolment.reset_by_admin`, which the admin's action calls."""
 
-    def test_it_removes_everything_and_says_so(
+    def test_it_removes_everything_and_notifies_the_owner(
         self, app: Authenticator, user: Any, rf: Any, mailoutbox: Any
     ) -> None:
         mailoutbox.clear()
@@ -1031,10 +1033,10 @@ class TestResetByAnAdmin:
         assert log_in(user).status_code == 200
 
     @pytest.mark.usefixtures("no_login_limits")
-    def test_guesses_at_it_do_not_keep_out_the_next_one(
+    def test_wrong_codes_do_not_count_for_the_next_factor(
         self, app: Authenticator, user: Any, clock: Any
     ) -> None:
-        """Both limits: an admin is asked when nothing else helps."""
+        """Both limits: an admin is asked if nothing else helps."""
         for _ in range(4):
             for _ in range(12):
                 log_in(user, otp=app.wrong())
@@ -1047,7 +1049,7 @@ class TestResetByAnAdmin:
         api.login(user.email)
         enrol(api)
 
-    def test_without_a_factor_there_is_nothing_to_tell(self, user: Any, mailoutbox: Any) -> None:
+    def test_without_a_factor_nothing_happens(self, user: Any, mailoutbox: Any) -> None:
         assert enrolment.reset_by_admin(user) is False
         assert not mailoutbox
         assert not AuthEvent.objects.exists()
@@ -1071,7 +1073,7 @@ def dumpdata() -> str:
 
 
 def admin_pages(client: Any) -> str:
-    """Return the list and the detail pages of every model that the admin has and that holds something of ours."""
+    """Return the list and the detail pages of every registered model that has rows of ours."""
     staff = make_user(is_staff=True, is_superuser=True)
     client.force_login(staff, "platform_auth.backends.EmailBackend")
     pages = ""

@@ -1,4 +1,4 @@
-"""TFA_REQUIRED_GROUPS and TFA_REQUIRED_FOR_STAFF: who must have a second factor gets nowhere without one."""
+"""TFA_REQUIRED_GROUPS and TFA_REQUIRED_FOR_STAFF: users who must have a second factor can't do anything without one."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ OPEN = {
     "/users/me", "/users/me/tfa", "/users/me/tfa/generate", "/users/me/tfa/enable", "/users/me/tfa/disable",
     "/users/me/tfa/recovery-codes",
 }  # fmt: skip
-"""What a session may use before its user has the factor, beside refresh and log-out."""
+"""What a session may use before its user has the factor, in addition to refresh and logout."""
 
 
 @pytest.fixture(params=["staff", "group"])
 def bound(request: Any, configure: Any, db: None) -> Any:
-    """A user whom a policy asks for a second factor, and who has none."""
+    """A user who must have a second factor and has none."""
     if request.param == "staff":
         configure(TFA_REQUIRED_FOR_STAFF=True)
         return make_user(is_staff=True)
@@ -58,9 +58,9 @@ def assert_required(response: Any) -> None:
 
 
 class TestLogin:
-    """The policy is judged at log-in."""
+    """The policy is applied at login."""
 
-    def test_the_session_opens_nothing_but_the_way_to_the_factor(self, inside: Api) -> None:
+    def test_the_session_can_only_be_used_to_set_up_the_factor(self, inside: Api) -> None:
         assert RefreshSession.objects.get().tfa_required is True
         assert claims(inside)["tfa_required"] is True
         for path in ("/api/notes", "/api/whoami", "/auth/sessions"):
@@ -72,11 +72,11 @@ class TestLogin:
         with CaptureQueriesContext(connection) as captured:
             assert_required(inside.get("/api/stateless"))
 
-        # ATOMIC_REQUESTS brings savepoints around the host's view.
+        # ATOMIC_REQUESTS adds savepoints around the host's view.
         assert not [query for query in captured.captured_queries if "SAVEPOINT" not in query["sql"]]
 
-    def test_the_public_role_is_no_way_around(self, inside: Api) -> None:
-        """A session that must set up a factor is refused, also where an anonymous request would pass."""
+    def test_the_public_role_does_not_get_around_it(self, inside: Api) -> None:
+        """A session that must set up a factor is refused, even where an anonymous request would pass."""
         public = Group.objects.create(name="Public")
         public.permissions.add(Permission.objects.get(codename="view_note"))
 
@@ -84,7 +84,7 @@ class TestLogin:
         assert_required(inside.get("/api/notes"))
 
     @pytest.mark.parametrize("mode", ["cookie", "session"])
-    def test_it_holds_for_cookies(self, bound: Any, mode: str) -> None:
+    def test_it_applies_to_cookies(self, bound: Any, mode: str) -> None:
         api = Api()
         response = api.post("/auth/login", {"email": bound.email, "password": PASSWORD, "mode": mode})
 
@@ -93,7 +93,7 @@ class TestLogin:
         if mode == "session":
             assert_required(api.get("/api/whoami"))
 
-    def test_somebody_else_is_not_asked(self, bound: Any) -> None:
+    def test_other_users_are_not_affected(self, bound: Any) -> None:
         other = make_user()
         api = Api()
         api.login(other.email)
@@ -102,7 +102,7 @@ class TestLogin:
         assert api.get("/api/whoami").status_code == 200
         assert api.get("/auth/tfa").json()["data"]["required"] is False
 
-    def test_a_user_with_the_factor_is_not_held_up(self, bound: Any, inside: Api, clock: Any) -> None:
+    def test_a_user_with_the_factor_is_not_restricted(self, bound: Any, inside: Api, clock: Any) -> None:
         app, _codes = enrol(inside)
         clock.shift(30)
         api = Api()
@@ -112,7 +112,9 @@ class TestLogin:
         assert RefreshSession.objects.get(pk=claims(api)["sid"]).tfa_required is False
         assert api.get("/api/whoami").status_code == 200
 
-    def test_no_policy_asks_nobody_and_costs_nothing(self, user: Any, settings: Any) -> None:
+    def test_without_a_policy_nobody_is_restricted_and_nothing_is_queried(
+        self, user: Any, settings: Any
+    ) -> None:
         api = Api()
         api.login(user.email)
 
@@ -121,9 +123,9 @@ class TestLogin:
 
 
 class TestWhatIsOpen:
-    """Only the way to the factor."""
+    """Only what is needed to set up the factor."""
 
-    def test_status_setup_own_record_refresh_and_log_out_are_open(self, inside: Api) -> None:
+    def test_status_setup_users_me_refresh_and_logout_are_open(self, inside: Api) -> None:
         assert inside.get("/auth/tfa").json()["data"] == {
             "enabled": False,
             "required": True,
@@ -136,8 +138,8 @@ class TestWhatIsOpen:
         assert inside.post("/auth/logout", {"refresh_token": inside.refresh_token}).status_code == 204
         assert not RefreshSession.objects.exists()
 
-    def test_every_signed_in_endpoint_is_open_or_closed_by_the_list(self) -> None:
-        """The URL conf is walked: a new endpoint is closed unless this list names it."""
+    def test_every_other_signed_in_endpoint_is_closed(self) -> None:
+        """The test walks the URL conf: a new endpoint must be closed, or be on this list."""
         found = {}
         for path, view in walk(get_resolver().url_patterns):
             cls = getattr(view, "cls", None)
@@ -149,17 +151,17 @@ class TestWhatIsOpen:
 
 
 class TestEnable:
-    """The factor opens the session at once."""
+    """Setting up the factor lifts the restriction at once."""
 
-    def test_the_same_access_token_opens_everything(self, inside: Api) -> None:
+    def test_the_same_access_token_is_no_longer_restricted(self, inside: Api) -> None:
         enrol(inside)
 
         assert RefreshSession.objects.get().tfa_required is False
         assert inside.get("/api/whoami").status_code == 200
         assert inside.get("/auth/sessions").status_code == 200
 
-    def test_the_stateless_class_opens_with_the_next_refresh(self, inside: Api) -> None:
-        """It looks nothing up, so it believes the token until there is a new one."""
+    def test_stateless_authentication_is_restricted_until_the_next_refresh(self, inside: Api) -> None:
+        """It looks nothing up, so it accepts the token until there is a new one."""
         enrol(inside)
 
         assert_required(inside.get("/api/stateless"))
@@ -167,7 +169,7 @@ class TestEnable:
         assert "tfa_required" not in claims(inside)
         assert inside.get("/api/stateless").status_code == 200
 
-    def test_by_the_paths_of_the_sdk_too(self, inside: Api) -> None:
+    def test_the_paths_of_the_sdk_lift_it_too(self, inside: Api) -> None:
         secret = inside.post("/users/me/tfa/generate", {"password": PASSWORD}).json()["data"]["secret"]
         inside.post("/users/me/tfa/enable", {"secret": secret, "otp": Authenticator(secret).code()})
 
@@ -175,22 +177,22 @@ class TestEnable:
 
 
 class TestRefresh:
-    """The policy is judged again at each refresh."""
+    """The policy is applied again at each refresh."""
 
-    def test_a_refresh_does_not_open_the_session(self, inside: Api) -> None:
+    def test_a_refresh_does_not_lift_the_restriction(self, inside: Api) -> None:
         for _ in range(3):
             inside.refreshed()
             assert claims(inside)["tfa_required"] is True
             assert_required(inside.get("/api/whoami"))
 
-    def test_a_policy_that_is_lifted_opens_it(self, inside: Api, configure: Any) -> None:
+    def test_a_removed_policy_lifts_it(self, inside: Api, configure: Any) -> None:
         configure(TFA_REQUIRED_FOR_STAFF=False, TFA_REQUIRED_GROUPS=[])
 
         assert_required(inside.get("/api/whoami"))
         inside.refreshed()
         assert inside.get("/api/whoami").status_code == 200
 
-    def test_a_policy_that_is_set_closes_it(self, signed_in: Api, user: Any, configure: Any) -> None:
+    def test_a_new_policy_restricts_it(self, signed_in: Api, user: Any, configure: Any) -> None:
         configure(TFA_REQUIRED_GROUPS=["Editors"])
         user.groups.add(Group.objects.create(name="Editors"))
 
@@ -198,10 +200,10 @@ class TestRefresh:
         signed_in.refreshed()
         assert_required(signed_in.get("/api/whoami"))
 
-    def test_without_a_policy_it_costs_two_statements(
+    def test_without_a_policy_it_runs_two_statements(
         self, signed_in: Api, settings: Any, django_assert_num_queries: Any
     ) -> None:
-        """The budget of a refresh holds: no statement for a policy that is not set."""
+        """Without a policy there are no additional statements."""
         settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
         with django_assert_num_queries(2):
             response = signed_in.refresh()
@@ -209,10 +211,10 @@ class TestRefresh:
         assert response.status_code == 200
 
 
-class TestWithoutTheFactorAgain:
-    """Whoever removes the factor that a policy asks for must set up another."""
+class TestRemovedFactor:
+    """A user who removes a required factor must set up another one."""
 
-    def test_disabling_closes_the_session_at_once(self, inside: Api, clock: Any) -> None:
+    def test_removing_it_restricts_the_session_at_once(self, inside: Api, clock: Any) -> None:
         app, _codes = enrol(inside)
         clock.shift(30)
 
@@ -225,7 +227,7 @@ class TestWithoutTheFactorAgain:
         enrol(inside)
         assert inside.get("/api/whoami").status_code == 200
 
-    def test_it_closes_sessions_that_gave_a_code_at_log_in_too(
+    def test_sessions_that_gave_a_code_at_login_are_restricted_too(
         self, inside: Api, bound: Any, clock: Any
     ) -> None:
         app, _codes = enrol(inside)
@@ -240,7 +242,7 @@ class TestWithoutTheFactorAgain:
         other.refreshed()
         assert_required(other.get("/api/whoami"))
 
-    def test_an_admin_who_resets_it_closes_them(self, inside: Api, bound: Any) -> None:
+    def test_removal_by_an_admin_restricts_them(self, inside: Api, bound: Any) -> None:
         enrol(inside)
 
         enrolment.reset_by_admin(bound)
@@ -249,10 +251,10 @@ class TestWithoutTheFactorAgain:
         assert_required(inside.get("/api/whoami"))
 
 
-class TestBesideAChangeOfTheFactor:
-    """A refresh or log-in under way when the factor comes or goes: what it read before does not stand."""
+class TestConcurrentChangeOfTheFactor:
+    """A refresh or login that runs while the factor is added or removed doesn't rely on what it read before."""
 
-    def test_a_refresh_beside_its_removal_stays_closed(self, inside: Api, bound: Any) -> None:
+    def test_a_refresh_during_its_removal_stays_restricted(self, inside: Api, bound: Any) -> None:
         enrol(inside)
 
         with meanwhile(lambda: enrolment.reset_by_admin(bound), after="SELECT", of=TOTPFactor):
@@ -262,7 +264,7 @@ class TestBesideAChangeOfTheFactor:
         assert claims(inside)["tfa_required"] is True
         assert_required(inside.get("/api/whoami"))
 
-    def test_a_refresh_beside_its_set_up_is_open(self, inside: Api) -> None:
+    def test_a_refresh_during_its_setup_is_not_restricted(self, inside: Api) -> None:
         other_tab = Api()
         other_tab.access_token = inside.access_token
 
@@ -273,8 +275,8 @@ class TestBesideAChangeOfTheFactor:
         assert "tfa_required" not in claims(inside)
         assert inside.get("/api/whoami").status_code == 200
 
-    def test_the_new_token_says_that_the_factor_was_shown(self, signed_in: Api) -> None:
-        """Without a policy too: the token and the row never disagree."""
+    def test_the_new_token_contains_otp_in_amr(self, signed_in: Api) -> None:
+        """Also without a policy: token and row never disagree."""
         other_tab = Api()
         other_tab.access_token = signed_in.access_token
 
@@ -284,7 +286,7 @@ class TestBesideAChangeOfTheFactor:
         assert claims(signed_in)["amr"] == ["pwd", "otp"]
         assert RefreshSession.objects.get().amr == "pwd otp"
 
-    def test_a_log_in_with_a_code_whose_factor_is_removed_meanwhile_is_held_up(
+    def test_a_login_whose_factor_is_removed_meanwhile_is_restricted(
         self, inside: Api, bound: Any, clock: Any
     ) -> None:
         app, _codes = enrol(inside)
@@ -297,8 +299,10 @@ class TestBesideAChangeOfTheFactor:
         assert claims(api)["tfa_required"] is True
         assert_required(api.get("/api/whoami"))
 
-    def test_both_at_once_agree_in_the_end(self, inside: Api) -> None:
-        """The set-up in the middle of a refresh's UPDATE: neither is lost, and the spent token is spent."""
+    def test_setup_and_refresh_at_the_same_time_agree_in_the_end(self, inside: Api) -> None:
+        """The factor is set up in the middle of a refresh's UPDATE: neither change is lost, and the rotated token
+        stays rotated.
+        """
         spent = inside.refresh_token
         other_tab = Api()
         other_tab.access_token = inside.access_token
@@ -313,12 +317,12 @@ class TestBesideAChangeOfTheFactor:
 class TestProviders:
     """security.md, row 21: provider logins are subject to the policy unless OAUTH_SATISFIES_MFA is on."""
 
-    def test_they_are_held_up(self, bound: Any) -> None:
+    def test_provider_logins_are_restricted(self, bound: Any) -> None:
         grant = sessions.open(bound, amr=("google",), provider="google")
 
         assert grant.session.tfa_required is True
 
-    def test_they_are_not_where_the_provider_will_do(self, bound: Any, configure: Any) -> None:
+    def test_they_are_not_if_the_provider_satisfies_the_policy(self, bound: Any, configure: Any) -> None:
         configure(OAUTH_SATISFIES_MFA=True)
         api = Api()
 
@@ -329,7 +333,7 @@ class TestProviders:
         api.refreshed()
         assert api.get("/api/whoami").status_code == 200
 
-    def test_a_session_that_the_host_opens_is_judged_as_its_refreshes_are(
+    def test_a_session_opened_by_the_host_is_restricted_like_its_refreshes(
         self, bound: Any, configure: Any
     ) -> None:
         configure(OAUTH_SATISFIES_MFA=True)
@@ -343,7 +347,7 @@ class TestProviders:
         assert api.get("/api/whoami").status_code == 200
         assert api.get("/auth/tfa").json()["data"]["required"] is True
 
-    def test_they_are_judged_again_where_the_provider_will_do_no_more(
+    def test_they_are_restricted_if_the_provider_no_longer_satisfies_the_policy(
         self, bound: Any, configure: Any
     ) -> None:
         configure(OAUTH_SATISFIES_MFA=True)
@@ -353,7 +357,9 @@ class TestProviders:
         assert sessions.rotate(grant.refresh_token).session.tfa_required is True
 
     @pytest.mark.parametrize("provider", ["", "saml"])
-    def test_a_factor_of_the_hosts_own_holds_for_the_whole_session(self, bound: Any, provider: str) -> None:
+    def test_a_factor_of_the_hosts_own_satisfies_the_policy_for_the_whole_session(
+        self, bound: Any, provider: str
+    ) -> None:
         api = Api()
 
         grant = sessions.open(bound, amr=("hwk",), provider=provider, factor_satisfied=True)
@@ -363,7 +369,7 @@ class TestProviders:
         api.refreshed()
         assert api.get("/api/whoami").status_code == 200
 
-    def test_nor_does_the_removal_of_ours_close_it(self, inside: Api, bound: Any) -> None:
+    def test_removing_our_factor_does_not_restrict_such_a_session(self, inside: Api, bound: Any) -> None:
         enrol(inside)
         grant = sessions.open(bound, amr=("hwk",), factor_satisfied=True)
 
@@ -372,7 +378,9 @@ class TestProviders:
         grant.session.refresh_from_db()
         assert grant.session.tfa_required is False
 
-    def test_a_factor_removed_does_not_close_those(self, inside: Api, bound: Any, configure: Any) -> None:
+    def test_removing_our_factor_does_not_restrict_provider_sessions(
+        self, inside: Api, bound: Any, configure: Any
+    ) -> None:
         configure(OAUTH_SATISFIES_MFA=True)
         enrol(inside)
         grant = sessions.open(bound, amr=("google",), provider="google", factor_satisfied=True)
@@ -384,7 +392,7 @@ class TestProviders:
 
 
 def walk(patterns: Any, prefix: str = "/") -> Any:
-    """Yield (path without a trailing slash, view) for all of a URL conf."""
+    """Yield path (without a trailing slash) and view of every endpoint in a URL conf."""
     for pattern in patterns:
         text = str(pattern.pattern).removeprefix("^").removesuffix(r"\Z").removesuffix("/?")
         if isinstance(pattern, URLResolver):

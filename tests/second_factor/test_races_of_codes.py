@@ -1,7 +1,7 @@
 """The second factor under load: the database decides, not the order in which threads happen to run.
 
-Threads with connections of their own against a real database, over the whole HTTP stack. Choose the database
-by TEST_DATABASE; TEST_ROUNDS shortens or lengthens the runs.
+Threads with their own connections to a real database, through the whole HTTP stack. TEST_DATABASE chooses the
+database, TEST_ROUNDS the number of rounds.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def log_in(user: Any, otp: str) -> Any:
 class TestOneCode:
     """security.md, row 10 (ASVS 6.5.1): a code is accepted once."""
 
-    def test_twenty_log_ins_with_one_code_open_one_session(
+    def test_twenty_logins_with_one_code_open_one_session(
         self, user: Any, clock: Any, atomic_requests: bool
     ) -> None:
         api = Api()
@@ -85,7 +85,7 @@ class TestOneCode:
             assert RefreshSession.objects.count() == before + 1
 
     def test_twenty_stale_copies_of_the_factor_accept_one_code_once(self, user: Any, clock: Any) -> None:
-        """Without any lock: the conditional UPDATE alone decides."""
+        """Without a lock: only the conditional UPDATE decides."""
         factor = TOTPFactor(user=user)
         factor.secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
         factor.save()
@@ -100,7 +100,7 @@ class TestOneCode:
 
             assert Counter(answers) == {True: 1, False: THREADS - 1}
 
-    def test_twenty_log_ins_with_one_recovery_code_open_one_session(
+    def test_twenty_logins_with_one_recovery_code_open_one_session(
         self, user: Any, atomic_requests: bool
     ) -> None:
         """security.md, row 19."""
@@ -121,7 +121,7 @@ class TestOneCode:
 
 
 class Elsewhere:
-    """A host's router: everything is in a database that is not the default one."""
+    """A host's router that puts everything into another database than the default one."""
 
     def db_for_read(self, model: Any, **hints: Any) -> str:
         return "elsewhere"
@@ -133,13 +133,13 @@ class Elsewhere:
 
 
 class TestAnotherDatabase:
-    """Users and factors in a database that is not `default`, on which django-otp opens its transaction."""
+    """Users and factors in another database than `default`, in which django-otp opens its transaction."""
 
     @pytest.fixture
     def elsewhere(self, settings: Any) -> Iterator[str]:
-        # The same tables by a second connection: what matters is whose transaction it is.
+        # The same tables through a second connection: what matters is whose transaction it is.
         connections.settings["elsewhere"] = {**connections.settings["default"]}
-        # Before Django's test case is asked, which does not know it.
+        # Before Django's test case checks it, which doesn't know this alias.
         connections["elsewhere"].connect()
         settings.DATABASE_ROUTERS = [f"{__name__}.Elsewhere"]
         yield "elsewhere"
@@ -157,7 +157,7 @@ class TestAnotherDatabase:
         assert log_in(user, app.code()).status_code == 200
         assert log_in(user, app.code()).status_code == 401
 
-    def test_a_code_is_checked_under_its_rows_lock(self, user: Any, clock: Any, elsewhere: str) -> None:
+    def test_a_code_is_checked_while_its_row_is_locked(self, user: Any, clock: Any, elsewhere: str) -> None:
         if not connections[elsewhere].features.has_select_for_update:
             pytest.skip("this database has no row locks")
         factor = TOTPFactor(user=user)
@@ -176,9 +176,9 @@ class TestAnotherDatabase:
 
 @pytest.mark.slow
 class TestGuesses:
-    """security.md, row 13 (Keycloak GHSA-85v8-vx4w-q684): parallel guesses get no more looks than serial ones."""
+    """security.md, row 13 (Keycloak GHSA-85v8-vx4w-q684): as many parallel guesses are checked as serial ones."""
 
-    def test_of_a_thousand_wrong_codes_ten_are_looked_at(self, user: Any, atomic_requests: bool) -> None:
+    def test_of_a_thousand_wrong_codes_ten_are_checked(self, user: Any, atomic_requests: bool) -> None:
         api = Api()
         api.login(user.email)
         app, _codes = enrol(api)
@@ -197,11 +197,11 @@ class TestGuesses:
         assert log_in(user, app.code(1)).status_code == 429
 
 
-class TestAFailingEvent:
-    """security.md, row 13: no rollback takes a count back."""
+class TestFailingEvent:
+    """security.md, row 13: no rollback undoes a count."""
 
-    def test_a_wrong_code_counts_all_the_same(self, user: Any, clock: Any, atomic_requests: bool) -> None:
-        """A receiver of the host's that fails at each refused code would make guesses free."""
+    def test_a_wrong_code_still_counts(self, user: Any, clock: Any, atomic_requests: bool) -> None:
+        """If a failing receiver of the host's undid the count, guesses would be free."""
         api = Api()
         api.login(user.email)
         app, _codes = enrol(api)
@@ -212,8 +212,8 @@ class TestAFailingEvent:
         assert answers == [401] * 10 + [429]
         assert FailedCode.objects.count() == 10
 
-    def test_a_wrong_code_counts_where_the_database_refuses_its_event(self, user: Any, clock: Any) -> None:
-        """PostgreSQL rolls back a whole transaction in which a statement failed."""
+    def test_a_wrong_code_counts_if_the_database_refuses_its_event(self, user: Any, clock: Any) -> None:
+        """PostgreSQL rolls back the whole transaction in which a statement failed."""
         api = Api()
         api.login(user.email)
         app, _codes = enrol(api)
@@ -225,7 +225,7 @@ class TestAFailingEvent:
 
 
 class TestPolicy:
-    """Refreshes beside a factor that comes and goes."""
+    """Refreshes while a factor is added and removed."""
 
     def test_session_and_factor_agree_in_the_end(self, configure: Any, clock: Any) -> None:
         configure(TFA_REQUIRED_FOR_STAFF=True)
@@ -254,7 +254,7 @@ class TestPolicy:
 
 
 class TestEnrolment:
-    """Races around turning the factor on."""
+    """Races while the factor is turned on."""
 
     def test_ten_confirmations_of_one_secret_turn_it_on_once(self, db: None) -> None:
         for _ in range(max(1, ROUNDS // 10)):
@@ -271,7 +271,7 @@ class TestEnrolment:
             assert TOTPFactor.objects.count() == before + 1
             assert RecoveryCode.objects.count() == verification.RECOVERY_CODES * (before + 1)
 
-    def test_ten_secrets_at_once_leave_the_one_that_is_waiting(self, user: Any) -> None:
+    def test_of_ten_concurrent_secrets_the_pending_one_is_confirmed(self, user: Any) -> None:
         api = Api()
         api.login(user.email)
 
@@ -281,8 +281,8 @@ class TestEnrolment:
         assert PendingFactor.objects.count() == 1
         assert PendingFactor.objects.get().secret in {answer.json()["data"]["secret"] for answer in answers}
 
-    def test_a_log_in_beside_it_never_keeps_a_session_without_the_factor(self, db: None) -> None:
-        """Whoever verified the password before the factor was on is refused, or their session is ended."""
+    def test_a_concurrent_login_never_keeps_a_session_without_the_factor(self, db: None) -> None:
+        """A login that verified the password before the factor was on is refused, or its session is ended."""
         for _ in range(ROUNDS):
             FailedCode.objects.all().delete()
             user = make_user()
@@ -303,8 +303,8 @@ class TestEnrolment:
                 ["pwd", "otp"]
             ]
 
-    def test_a_log_in_between_its_last_statement_and_its_commit_is_refused(self, user: Any) -> None:
-        """The lock on the user's row holds the log-in up until the factor is there to be seen."""
+    def test_a_login_between_its_last_statement_and_its_commit_is_refused(self, user: Any) -> None:
+        """The lock on the user's row makes the login wait until it can see the factor."""
         api, other = Api(), Api()
         api.login(user.email)
         other.login(user.email)

@@ -22,11 +22,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def sdk() -> Path:
-    """Where the official SDK can be run; installed before the clock is stopped."""
+    """The folder where the official SDK can be run; installed before the clock is stopped."""
     return node_packages.install(Path(__file__).parent.parent / "node" / "sdk")
 
 
-def test_generate_enable_log_in_and_disable_pass(
+def test_generate_enable_login_and_disable_work(
     sdk: Path, live_server: Any, configure: Any, clock: Any
 ) -> None:
     configure(EXPIRES_UNIT="milliseconds")
@@ -44,7 +44,7 @@ def test_generate_enable_log_in_and_disable_pass(
             message = json.loads(line)
             if message.get("done"):
                 break
-            # A user who waits for the next code.
+            # As if the user waited for the next code.
             clock.shift(30)
             asked += 1
             script.stdin.write(Authenticator(message["secret"]).code() + "\n")

@@ -1,4 +1,4 @@
-"""The plain modules behind the second factor: `totp`, `verification` and the device that django-otp sees."""
+"""The modules behind the second factor: `totp`, `verification` and the device that django-otp sees."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def factor(user: Any, secret: str, clock: Any) -> TOTPFactor:
 
 
 def code(secret: str, steps: int = 0) -> str:
-    """Return what an authenticator shows now, or some steps from now."""
+    """Return the code of an authenticator app now, or some steps from now."""
     return pyotp.TOTP(secret).at(time.time() + 30 * steps)
 
 
 def modules_of(svg: str, *, border: int) -> set[tuple[int, int]]:
-    """Return the dark modules of a QR code: its path runs along them, row by row."""
+    """Return the dark modules of a QR code, which its path draws row by row."""
     (path,) = re.findall(r' d="([^"]+)"', svg)
     dark: set[tuple[int, int]] = set()
     x, y = 0.0, 0.0
@@ -71,14 +71,14 @@ def evaluated() -> int:
 class TestSecrets:
     """security.md, row 17: at least 160 bits, from the operating system."""
 
-    def test_a_secret_has_160_bits_and_is_never_the_same(self) -> None:
+    def test_a_secret_has_160_bits_and_never_repeats(self) -> None:
         made = {totp.new_secret() for _ in range(100)}
 
         assert len(made) == 100
         assert {len(base64.b32decode(secret)) for secret in made} == {20}
 
-    def test_an_authenticator_reads_the_url(self) -> None:
-        """pyotp, which is not ours, gets the secret, the issuer and the account out of it."""
+    def test_an_authenticator_app_can_read_the_url(self) -> None:
+        """pyotp reads the secret, the issuer and the account from it."""
         secret = totp.new_secret()
 
         url = totp.provisioning_url(secret, issuer="site.example", account="ann+b:c/d?e@exämple.com")
@@ -98,7 +98,7 @@ class TestSecrets:
         assert "<script" not in svg
 
     def test_the_qr_code_shows_the_url(self) -> None:
-        """Module by module it is the code of this very URL."""
+        """Module by module, it is the code of this URL."""
         url = totp.provisioning_url(totp.new_secret(), issuer="site.example", account="ann@example.com")
         code = segno.make(url, error="m")
 
@@ -110,23 +110,23 @@ class TestSecrets:
         assert drawn != modules_of(totp.qr_svg(url + "0"), border=4)
 
 
-class TestTheWindow:
-    """security.md, row 12: the current step and one to either side; the window does not move (TOTP 5.2, 6)."""
+class TestWindow:
+    """security.md, row 12: the current step and one to either side; the window doesn't move (RFC 6238, 5.2 and 6)."""
 
     @pytest.mark.parametrize("steps", [-1, 0, 1])
-    def test_a_code_of_this_step_or_a_neighbour_is_accepted(
+    def test_a_code_of_this_step_or_the_next_to_it_is_accepted(
         self, factor: TOTPFactor, user: Any, secret: str, steps: int
     ) -> None:
         verification.verify(user, code(secret, steps), who=WHO)
 
     @pytest.mark.parametrize("steps", [-20, -3, -2, 2, 3, 20])
-    def test_a_code_from_further_away_is_refused(
+    def test_a_code_two_steps_away_is_refused(
         self, factor: TOTPFactor, user: Any, secret: str, steps: int
     ) -> None:
         with pytest.raises(errors.InvalidOTP):
             verification.verify(user, code(secret, steps), who=WHO)
 
-    def test_a_run_of_early_codes_does_not_walk_the_window(
+    def test_a_series_of_early_codes_does_not_move_the_window(
         self, factor: TOTPFactor, user: Any, secret: str, clock: Any
     ) -> None:
         """django-otp's OTP_TOTP_SYNC would have learnt the drift."""
@@ -140,7 +140,7 @@ class TestTheWindow:
     def test_a_clock_moved_second_by_second_agrees_with_pyotp(
         self, user: Any, factor: TOTPFactor, secret: str, clock: Any
     ) -> None:
-        """Two minutes, the code of the start: accepted exactly as long as pyotp accepts it."""
+        """For two minutes, the first code is accepted exactly as long as pyotp accepts it."""
         shown = code(secret)
 
         for _ in range(120):
@@ -158,12 +158,12 @@ class TestTheWindow:
             assert int(theirs) == other.token()
             assert totp.matching_step(secret, theirs, at=moment) == moment // 30
 
-    def test_the_first_steps_of_time_are_no_error(self, secret: str) -> None:
+    def test_the_first_time_steps_work(self, secret: str) -> None:
         assert totp.matching_step(secret, pyotp.TOTP(secret).at(0), at=0) == 0
 
 
 class TestEachStepOnce:
-    """security.md, row 10 (ASVS 6.5.1), without the race: see test_races_of_codes."""
+    """security.md, row 10 (ASVS 6.5.1); the race is in test_races_of_codes."""
 
     def test_a_code_is_refused_the_second_time(self, factor: TOTPFactor, user: Any, secret: str) -> None:
         verification.verify(user, code(secret), who=WHO)
@@ -183,7 +183,7 @@ class TestEachStepOnce:
     def test_a_stale_copy_of_the_row_does_not_spend_a_step_again(
         self, factor: TOTPFactor, secret: str
     ) -> None:
-        """Two callers who read the row before either wrote it: the conditional UPDATE decides."""
+        """Two callers read the row before either writes it: the conditional UPDATE decides."""
         first, second = TOTPFactor.objects.get(), TOTPFactor.objects.get()
 
         assert first.spend(code(secret)) is True
@@ -198,8 +198,8 @@ class TestEachStepOnce:
         assert factor.last_used_at.timestamp() == time.time()
 
 
-class TestTheShape:
-    """security.md, row 11: what is neither six ASCII digits nor a recovery code is refused and costs no attempt."""
+class TestShape:
+    """security.md, row 11: anything but six ASCII digits or a recovery code is refused and not counted."""
 
     @pytest.mark.parametrize(
         "otp",
@@ -229,7 +229,7 @@ class TestTheShape:
         assert totp.has_shape(text) == plain
 
     def test_leading_zeros_count(self, clock: Any) -> None:
-        """A code is text, not a number."""
+        """A code is a string, not a number."""
         secret = totp.new_secret()
         while not (shown := code(secret)).startswith("0"):
             clock.shift(30)
@@ -238,11 +238,13 @@ class TestTheShape:
         assert totp.matching_step(secret, shown.lstrip("0"), at=time.time()) is None
 
 
-class TestTheLimit:
-    """security.md, rows 13, 14: 10 in 15 minutes, 35 in 24 hours, in the database; wrong codes only; capped."""
+class TestLimit:
+    """security.md, rows 13, 14: 10 in 15 minutes and 35 in 24 hours, in the database; only wrong codes; with a capped
+    delay.
+    """
 
     def fail(self, user: Any, secret: str) -> str:
-        """Try a wrong code; return the code of the refusal."""
+        """Try a wrong code; return the error code."""
         wrong = next(
             text
             for text in map("{:06d}".format, range(10))
@@ -252,7 +254,7 @@ class TestTheLimit:
             verification.verify(user, wrong, who=WHO)
         return refusal.value.code
 
-    def test_the_eleventh_wrong_code_in_15_minutes_is_not_looked_at(
+    def test_the_eleventh_code_in_15_minutes_is_not_checked(
         self, factor: TOTPFactor, user: Any, secret: str
     ) -> None:
         codes = [self.fail(user, secret) for _ in range(12)]
@@ -264,7 +266,7 @@ class TestTheLimit:
     def test_the_wait_is_never_over_15_minutes_for_the_short_limit(
         self, factor: TOTPFactor, user: Any, secret: str, clock: Any
     ) -> None:
-        """django-otp's throttle would make it six days after 20 failures."""
+        """django-otp's throttle would make it wait six days after 20 failures."""
         for _ in range(25):
             self.fail(user, secret)
 
@@ -274,7 +276,7 @@ class TestTheLimit:
         clock.shift(900)
         verification.verify(user, code(secret), who=WHO)
 
-    def test_at_most_35_wrong_codes_are_looked_at_in_a_day(
+    def test_at_most_35_wrong_codes_are_checked_in_a_day(
         self, factor: TOTPFactor, user: Any, secret: str, clock: Any
     ) -> None:
         looked_at = 0
@@ -285,10 +287,10 @@ class TestTheLimit:
         assert looked_at == 35
 
     def test_guessing_for_90_days_succeeds_with_less_than_one_in_a_hundred(self) -> None:
-        """The arithmetic of security.md, row 13: 35 guesses a day against three valid codes of a million."""
+        """The arithmetic of security.md, row 13: 35 guesses a day against three valid codes out of a million."""
         assert 1 - (1 - 3e-6) ** (35 * 90) < 0.01
 
-    def test_a_success_counts_for_nothing_and_clears_no_failure(
+    def test_a_success_neither_counts_nor_clears_failures(
         self, factor: TOTPFactor, user: Any, secret: str, clock: Any
     ) -> None:
         for _ in range(3):
@@ -312,7 +314,9 @@ class TestTheLimit:
 
         verification.verify(other, code(secret), who=WHO)
 
-    def test_failures_are_events_and_a_limit_is_one(self, factor: TOTPFactor, user: Any, secret: str) -> None:
+    def test_each_failure_is_an_event_and_a_limit_is_one_event(
+        self, factor: TOTPFactor, user: Any, secret: str
+    ) -> None:
         """security.md, row 121."""
         for _ in range(15):
             self.fail(user, secret)
@@ -323,17 +327,15 @@ class TestTheLimit:
         assert set(AuthEvent.objects.values_list("ip_address", flat=True)) == {"192.0.2.7"}
 
 
-class TestWhatIsAFactor:
-    """security.md, row 16: only one that is confirmed, and only the user's own."""
+class TestIsEnrolled:
+    """security.md, row 16: only the user's own, confirmed factor counts."""
 
-    def test_none_is_none(self, user: Any) -> None:
+    def test_without_a_factor_it_is_false(self, user: Any) -> None:
         assert not verification.is_enrolled(user)
         with pytest.raises(errors.InvalidOTP):
             verification.verify(user, "123456", who=WHO)
 
-    def test_an_unconfirmed_one_turns_nothing_on_and_opens_nothing(
-        self, factor: TOTPFactor, user: Any, secret: str
-    ) -> None:
+    def test_an_unconfirmed_factor_does_not_count(self, factor: TOTPFactor, user: Any, secret: str) -> None:
         TOTPFactor.objects.update(confirmed=False)
         user.refresh_from_db()
 
@@ -342,7 +344,7 @@ class TestWhatIsAFactor:
             verification.verify(user, code(secret), who=WHO)
         assert not TOTPFactor.objects.get().verify_token(code(secret))
 
-    def test_the_factor_of_somebody_else_opens_nothing(self, factor: TOTPFactor, secret: str) -> None:
+    def test_another_users_factor_does_not_count(self, factor: TOTPFactor, secret: str) -> None:
         other = make_user()
 
         with pytest.raises(errors.InvalidOTP):
@@ -353,11 +355,11 @@ class TestWhatIsAFactor:
 class TestPolicy:
     """TFA_REQUIRED_GROUPS and TFA_REQUIRED_FOR_STAFF."""
 
-    def test_no_policy_costs_no_statement(self, user: Any, django_assert_num_queries: Any) -> None:
+    def test_no_policy_runs_no_statement(self, user: Any, django_assert_num_queries: Any) -> None:
         with django_assert_num_queries(0):
             assert not verification.is_required_for(user)
 
-    def test_staff_costs_no_statement(self, configure: Any, db: None, django_assert_num_queries: Any) -> None:
+    def test_staff_runs_no_statement(self, configure: Any, db: None, django_assert_num_queries: Any) -> None:
         configure(TFA_REQUIRED_FOR_STAFF=True)
         staff, other = make_user(is_staff=True), make_user()
 
@@ -365,7 +367,7 @@ class TestPolicy:
             assert verification.is_required_for(staff)
             assert not verification.is_required_for(other)
 
-    def test_groups_cost_one_statement(
+    def test_groups_run_one_statement(
         self, configure: Any, user: Any, django_assert_num_queries: Any
     ) -> None:
         configure(TFA_REQUIRED_GROUPS=["Editors", "Admins"])
@@ -377,14 +379,14 @@ class TestPolicy:
             assert verification.is_required_for(user)
             assert not verification.is_required_for(other)
 
-    def test_a_user_model_without_groups_belongs_to_none(self, configure: Any) -> None:
+    def test_a_user_model_without_groups_is_in_none(self, configure: Any) -> None:
         configure(TFA_REQUIRED_GROUPS=["Editors"])
 
         assert not verification.is_required_for(object())
 
 
 class TestRecoveryCodes:
-    """security.md, row 19: 80 random bits each, kept as digests, each works once."""
+    """security.md, row 19: 80 random bits each, stored as digests, each usable once."""
 
     @pytest.fixture
     def codes(self, factor: TOTPFactor, user: Any) -> list[str]:
@@ -413,13 +415,13 @@ class TestRecoveryCodes:
         [str.upper, lambda one: one.replace("-", ""), lambda one: one.replace("0", "O").replace("1", "l")],
         ids=["upper case", "no hyphens", "read wrongly off paper"],
     )
-    def test_case_hyphens_and_look_alikes_do_not_matter(
+    def test_case_hyphens_and_similar_letters_do_not_matter(
         self, user: Any, codes: list[str], typed: Any
     ) -> None:
         for one in codes:
             verification.verify(user, typed(one), who=WHO)
 
-    def test_those_of_somebody_else_do_not_work(self, user: Any, codes: list[str], secret: str) -> None:
+    def test_another_users_codes_do_not_work(self, user: Any, codes: list[str], secret: str) -> None:
         other = make_user()
         theirs = TOTPFactor(user=other)
         theirs.secret = secret
@@ -437,11 +439,11 @@ class TestRecoveryCodes:
         assert len(kept) == 20
         assert not kept & {one.replace("-", "") for one in codes}
 
-    def test_one_does_not_wait_for_the_limit_and_costs_no_attempt(
+    def test_a_code_neither_waits_for_the_limit_nor_counts(
         self, user: Any, codes: list[str], secret: str
     ) -> None:
         for _ in range(11):
-            TestTheLimit().fail(user, secret)
+            TestLimit().fail(user, secret)
         before = evaluated()
 
         verification.verify(user, codes[0], who=WHO)
@@ -450,7 +452,7 @@ class TestRecoveryCodes:
 
         assert evaluated() == before
 
-    def test_a_used_one_is_an_event_and_a_mail(self, user: Any, codes: list[str], mailoutbox: Any) -> None:
+    def test_a_used_code_is_recorded_and_emailed(self, user: Any, codes: list[str], mailoutbox: Any) -> None:
         verification.verify(user, codes[0], who=WHO)
 
         assert AuthEvent.objects.get(kind="recovery_code_used").user == user
@@ -459,10 +461,10 @@ class TestRecoveryCodes:
         assert codes[0] not in mail.message().as_string()
 
 
-class TestTheSealedSecret:
+class TestSealedSecret:
     """security.md, row 122: bound to its row; a lost key is a clear error, never an empty secret."""
 
-    def test_the_row_holds_no_clear_secret(self, factor: TOTPFactor, secret: str) -> None:
+    def test_the_row_contains_no_plain_text(self, factor: TOTPFactor, secret: str) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT sealed_secret FROM platform_auth_totpfactor")
             (sealed,) = cursor.fetchone()
@@ -470,20 +472,20 @@ class TestTheSealedSecret:
         assert secret not in sealed
         assert factor.secret == secret
 
-    def test_moved_to_another_user_it_does_not_open(self, factor: TOTPFactor) -> None:
+    def test_it_cannot_be_decrypted_for_another_user(self, factor: TOTPFactor) -> None:
         other = TOTPFactor.objects.create(user=make_user(), sealed_secret=factor.sealed_secret)
 
         with pytest.raises(sealing.SealBroken):
             other.verify_token("123456")
 
-    def test_a_row_without_a_secret_takes_no_code(self, user: Any) -> None:
+    def test_a_row_without_a_secret_accepts_no_code(self, user: Any) -> None:
         """Anyone can compute the codes of an empty key."""
         TOTPFactor.objects.create(user=user)
 
         with pytest.raises(sealing.SealBroken):
             verification.verify(user, "123456", who=WHO)
 
-    def test_without_its_key_it_is_an_error_that_names_the_setting(
+    def test_without_its_key_the_error_names_the_setting(
         self, settings: Any, factor: TOTPFactor, user: Any
     ) -> None:
         settings.SECRET_KEY = "another-" + "y" * 60
@@ -491,7 +493,7 @@ class TestTheSealedSecret:
         with pytest.raises(ImproperlyConfigured, match="ENCRYPTION_KEYS"):
             verification.verify(user, "123456", who=WHO)
 
-    def test_it_opens_under_a_key_that_is_a_fallback_now(
+    def test_it_can_be_decrypted_with_a_fallback_key(
         self, settings: Any, factor: TOTPFactor, user: Any, secret: str
     ) -> None:
         settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]

@@ -1,4 +1,4 @@
-"""Access tokens: what is in one, what is taken for one, which keys sign."""
+"""Access tokens: what they contain, what is accepted as one, which keys sign."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def unb64(text: str) -> bytes:
 
 
 class Good:
-    """A good token taken apart, and the key that signed it: what a forger may know, and more."""
+    """A valid token taken apart, and the key that signed it: more than a forger may know."""
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -87,7 +87,7 @@ class Good:
     def hs256(
         self, header: dict[str, Any], claims: Any, key: bytes | None = None, digest: str = "sha256"
     ) -> str:
-        """Sign whatever it is as HS256, with our own key unless another is given."""
+        """Sign anything with HS256, with our own key unless another one is given."""
         body = f"{b64(header)}.{b64(claims if isinstance(claims, bytes) else json.dumps(claims).encode())}"
         return f"{body}.{b64(hmac.digest(self.key if key is None else key, body.encode(), digest))}"
 
@@ -106,7 +106,7 @@ class Good:
 Forgery = Callable[[Good], str]
 SOON = 4_000_000_000
 
-# Each is made with our own key wherever it can be: so it is the named check that refuses it, not the signature.
+# Signed with our own key where possible, so that it is refused by the named check and not because of its signature.
 FORGERIES: dict[str, Forgery] = {
     # security.md, row 22
     "alg none": lambda g: f"{b64({**g.header, 'alg': 'none'})}.{g.parts[1]}.",
@@ -158,9 +158,9 @@ FORGERIES: dict[str, Forgery] = {
     "jwk of the forger": lambda g: g.hs256(
         {**g.header, "jwk": {"kty": "oct", "k": b64(b"x" * 32)}}, g.claims, key=b"x" * 32
     ),
-    "jwk beside a right signature": lambda g: g.with_header(jwk={"kty": "oct", "k": b64(b"x" * 32)}),
-    "x5c beside a right signature": lambda g: g.with_header(x5c=["AAAA"]),
-    "x5t beside a right signature": lambda g: g.with_header(x5t="AAAA"),
+    "jwk with a valid signature": lambda g: g.with_header(jwk={"kty": "oct", "k": b64(b"x" * 32)}),
+    "x5c with a valid signature": lambda g: g.with_header(x5c=["AAAA"]),
+    "x5t with a valid signature": lambda g: g.with_header(x5t="AAAA"),
     # security.md, row 25: typ
     "typ JWT": lambda g: g.with_header(typ="JWT"),
     "typ missing": lambda g: g.with_header(typ=...),
@@ -217,12 +217,12 @@ FORGERIES: dict[str, Forgery] = {
     "a claim too many": lambda g: g.with_claims(is_staff=True),
     "a payload that is a list": lambda g: g.hs256(g.header, []),
     "a payload that is a string": lambda g: g.hs256(g.header, "x"),
-    "a payload that is no JSON": lambda g: g.hs256(g.header, b"{"),
+    "a payload that is not JSON": lambda g: g.hs256(g.header, b"{"),
     "a payload nested deep": lambda g: g.hs256(g.header, b"[" * 1400 + b"]" * 1400),
     "a header nested deep": lambda g: f"{b64(b'[' * 1400 + b']' * 1400)}.e30.AAAA",
     "a header that is a list": lambda g: f"{b64(b'[]')}.{g.parts[1]}.{g.parts[2]}",
     "over 4096 characters": lambda g: g.with_claims(jti="x" * 5000),
-    # What is no token
+    # Not a token
     "empty": lambda g: "",
     "null": lambda g: "null",
     "undefined": lambda g: "undefined",
@@ -261,20 +261,20 @@ def ask(token: str) -> Any:
     return Api().client.get("/api/whoami", headers={"Authorization": f"Bearer {token}"})
 
 
-# Who signs with our key may name anybody: only a look-up tells.
+# Somebody who has our key can name anyone, which only a lookup reveals.
 TOLD_BY_A_LOOK_UP = ("sub another", "sid another", "sub with a blank")
 
 
 class TestForgeries:
     """security.md, rows 22 to 25."""
 
-    def test_there_are_enough_of_them(self) -> None:
+    def test_there_are_at_least_25(self) -> None:
         assert len(FORGERIES) > 100
 
     @pytest.mark.parametrize("forgery", FORGERIES.values(), ids=FORGERIES)
     def test_it_is_refused(self, signed_in: Api, forgery: Forgery) -> None:
         good = Good(signed_in.access_token or "")
-        # With the very same tool an honest copy passes: the refusal is not the tool's fault.
+        # An unchanged copy made with the same tool is accepted, so the tool isn't the reason for the refusal.
         assert ask(good.hs256(good.header, good.claims)).status_code == 200
 
         response = ask(forgery(good))
@@ -285,15 +285,15 @@ class TestForgeries:
         assert not response.cookies
 
     @pytest.mark.parametrize("name", [name for name in FORGERIES if name not in TOLD_BY_A_LOOK_UP])
-    def test_it_is_refused_where_nothing_is_looked_up(self, signed_in: Api, name: str) -> None:
+    def test_it_is_refused_by_stateless_authentication(self, signed_in: Api, name: str) -> None:
         token = FORGERIES[name](Good(signed_in.access_token or ""))
 
         response = Api().client.get("/api/stateless", headers={"Authorization": f"Bearer {token}"})
 
         assert response.status_code == 401, response.content
 
-    def test_the_public_key_is_no_secret(self, signed_in: Api, configure: Any) -> None:
-        """security.md, row 22: HS256 signed with the RSA public key, as PEM, DER and JWK."""
+    def test_a_token_signed_with_the_public_key_is_refused(self, signed_in: Api, configure: Any) -> None:
+        """security.md, row 22: HS256 signed with the RSA public key as PEM, DER and JWK."""
         configure(SIGNING_ALGORITHM="RS256", SIGNING_KEYS=[RSA])
         signed_in.refreshed()
         good = Good(signed_in.access_token or "")
@@ -329,7 +329,7 @@ class TestForgeries:
 
         assert not calls
 
-    def test_whoever_is_bearing_is_compared_with_the_session(self, signed_in: Api) -> None:
+    def test_the_user_is_compared_with_the_session(self, signed_in: Api) -> None:
         from tests.conftest import make_user
 
         good = Good(signed_in.access_token or "")
@@ -342,7 +342,7 @@ class TestForgeries:
 class TestTime:
     """security.md, rows 24, 28."""
 
-    def test_it_lives_900_seconds_and_not_one_more(self, user: Any, clock: Any) -> None:
+    def test_it_is_valid_for_exactly_900_seconds(self, user: Any, clock: Any) -> None:
         api = Api()
         api.login(user.email)
         clock.shift(899)
@@ -372,17 +372,17 @@ class TestTime:
         clock.shift(60)
         assert code_of(ask(grant.access_token)) == "TOKEN_EXPIRED"
 
-    def test_a_forged_one_past_its_time_is_not_called_expired(self, user: Any, clock: Any) -> None:
+    def test_an_expired_forgery_is_invalid_not_expired(self, user: Any, clock: Any) -> None:
         good = Good(sessions.open(user).access_token)
         clock.shift(3600)
 
         assert code_of(ask(good.hs256(good.header, good.claims, key=b"x" * 32))) == "INVALID_TOKEN"
 
     @pytest.mark.parametrize("claim", ["iss", "aud", "token_type"])
-    def test_one_of_another_site_past_its_time_is_not_called_expired(
+    def test_an_expired_token_of_another_site_is_invalid_not_expired(
         self, user: Any, clock: Any, claim: str
     ) -> None:
-        """TOKEN_EXPIRED has a client refresh; a token that is not ours has no refresh token here."""
+        """TOKEN_EXPIRED makes a client refresh, but a token of another site has no refresh token here."""
         good = Good(sessions.open(user).access_token)
         clock.shift(3600)
 
@@ -390,24 +390,22 @@ class TestTime:
         assert code_of(ask(good.hs256(good.header, good.claims))) == "TOKEN_EXPIRED"
 
 
-class TestTheSession:
+class TestSession:
     """security.md, rows 26, 27, 32."""
 
-    def test_a_user_who_is_no_longer_active_is_refused_at_the_next_request(
-        self, signed_in: Api, user: Any
-    ) -> None:
+    def test_a_deactivated_user_is_refused_at_the_next_request(self, signed_in: Api, user: Any) -> None:
         type(user).objects.update(is_active=False)
 
         response = signed_in.get("/api/whoami")
 
         assert (response.status_code, code_of(response)) == (401, "INVALID_TOKEN")
 
-    def test_a_user_who_is_gone_is_refused(self, signed_in: Api, user: Any) -> None:
+    def test_a_deleted_user_is_refused(self, signed_in: Api, user: Any) -> None:
         user.delete()
 
         assert signed_in.get("/api/whoami").status_code == 401
 
-    def test_rights_are_read_from_the_database(self, signed_in: Api, user: Any) -> None:
+    def test_permissions_are_read_from_the_database(self, signed_in: Api, user: Any) -> None:
         from rest_framework.request import Request
         from rest_framework.test import APIRequestFactory
 
@@ -423,40 +421,40 @@ class TestTheSession:
         type(user).objects.update(is_superuser=True)
         assert authenticated().is_superuser
 
-    def test_a_session_that_is_over_by_its_time_is_refused_before_the_token_is(self, signed_in: Api) -> None:
+    def test_an_expired_session_is_refused_even_if_the_token_is_not_expired(self, signed_in: Api) -> None:
         RefreshSession.objects.update(expires_at="2020-01-01T00:00:00Z")
 
         assert code_of(signed_in.get("/api/whoami")) == "INVALID_TOKEN"
 
 
-class TestWhereItTravels:
-    """security.md, row 29 and section 2 of the contract."""
+class TestWhereItIsRead:
+    """security.md, row 29, and Tokens in the contract."""
 
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
-    def test_the_scheme_is_taken_in_any_case(self, signed_in: Api, scheme: str) -> None:
+    def test_the_scheme_may_have_any_case(self, signed_in: Api, scheme: str) -> None:
         response = signed_in.get(
             "/api/whoami", headers={"Authorization": f"{scheme} {signed_in.access_token}"}
         )
 
         assert response.status_code == 200
 
-    def test_a_body_is_no_place(self, signed_in: Api) -> None:
+    def test_it_is_not_read_from_a_body(self, signed_in: Api) -> None:
         token, signed_in.access_token = signed_in.access_token, None
 
         assert signed_in.post("/api/whoami", {"access_token": token}).status_code == 401
 
     def test_two_headers_are_401(self, signed_in: Api) -> None:
         token = signed_in.access_token
-        # A WSGI server joins two headers of a name with a comma.
+        # A WSGI server joins two headers of the same name with a comma.
         for joined in (f"Bearer {token},Bearer {token}", f"Bearer {token}, Basic Og=="):
             assert signed_in.get("/api/whoami", headers={"Authorization": joined}).status_code == 401
 
-    def test_the_query_is_no_place_by_default(self, signed_in: Api) -> None:
+    def test_it_is_not_read_from_the_query_by_default(self, signed_in: Api) -> None:
         token, signed_in.access_token = signed_in.access_token, None
 
         assert signed_in.get(f"/api/whoami?access_token={token}").status_code == 401
 
-    def test_the_query_counts_where_the_setting_says_so(self, signed_in: Api, configure: Any) -> None:
+    def test_it_is_read_from_the_query_if_the_setting_says_so(self, signed_in: Api, configure: Any) -> None:
         configure(ACCESS_TOKEN_IN_QUERY=True)
         token, signed_in.access_token = signed_in.access_token, None
 
@@ -477,12 +475,12 @@ class TestWhereItTravels:
             response = signed_in.get(f"/api/whoami?{query}")
             assert (response.status_code, code_of(response)) == (400, "INVALID_PAYLOAD"), query
 
-    def test_an_empty_one_is_bad_not_absent(self, api: Api, db: None) -> None:
+    def test_an_empty_token_is_invalid_not_missing(self, api: Api, db: None) -> None:
         for header in ("Bearer", "Bearer ", "Bearer  "):
             response = api.get("/api/whoami", headers={"Authorization": header})
             assert code_of(response) == "INVALID_TOKEN", header
 
-    def test_another_scheme_is_no_access_token(self, api: Api, db: None) -> None:
+    def test_another_scheme_is_ignored(self, api: Api, db: None) -> None:
         for header in ("null", "Basic dTpw", "Token x", "Digest x", "", "Bearerx.y.z"):
             response = api.get("/api/whoami", headers={"Authorization": header})
             assert code_of(response) == "INVALID_CREDENTIALS", header
@@ -503,7 +501,7 @@ class TestKeys:
         assert jwt.get_unverified_header(grant.access_token)["alg"] == algorithm
         assert ask(grant.access_token).status_code == 200
 
-    def test_a_new_key_logs_nobody_out(self, algorithm: str, user: Any, configure: Any) -> None:
+    def test_a_new_key_does_not_log_anyone_out(self, algorithm: str, user: Any, configure: Any) -> None:
         old = sessions.open(user)
         newer = new_key(algorithm)
         configure(SIGNING_ALGORITHM=algorithm, SIGNING_KEYS=[newer, KEYS[algorithm]])
@@ -516,7 +514,7 @@ class TestKeys:
         assert ask(old.access_token).status_code == 401
         assert ask(new.access_token).status_code == 200
 
-    def test_a_public_key_behind_the_first_verifies(self, user: Any, configure: Any) -> None:
+    def test_a_public_key_after_the_first_verifies(self, user: Any, configure: Any) -> None:
         for algorithm in ("EdDSA", "ES256", "RS256"):
             configure(SIGNING_ALGORITHM=algorithm, SIGNING_KEYS=[KEYS[algorithm]])
             old = sessions.open(user)
@@ -531,13 +529,13 @@ class TestKeys:
         with pytest.raises(ImproperlyConfigured):
             signed_tokens.keyring()
 
-    def test_another_algorithm_takes_nothing_of_the_old_one(self, user: Any, configure: Any) -> None:
+    def test_after_a_change_of_algorithm_old_tokens_are_refused(self, user: Any, configure: Any) -> None:
         old = sessions.open(user)
         configure(SIGNING_ALGORITHM="EdDSA", SIGNING_KEYS=[KEYS["EdDSA"]])
 
         assert ask(old.access_token).status_code == 401
 
-    def test_a_fallback_of_secret_key_verifies_and_does_not_sign(self, user: Any, settings: Any) -> None:
+    def test_a_secret_key_fallback_verifies_but_does_not_sign(self, user: Any, settings: Any) -> None:
         old = sessions.open(user)
         settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
         settings.SECRET_KEY = "new-" + "n" * 60
@@ -561,10 +559,10 @@ class TestKeys:
         [("HS256", "x" * 31), ("RS256", "x" * 64), ("EdDSA", RSA), ("ES256", KEYS["EdDSA"]),
          ("RS256", pem(rsa.generate_private_key(65537, 1024))),
          ("ES256", pem(ec.generate_private_key(ec.SECP384R1())))],
-        # Keys are new in each process: by their texts, two workers would not agree on the tests.
+        # Keys differ in each process; as test ids, two workers would not agree on them.
         ids=["31 bytes", "no PEM", "RSA for EdDSA", "Ed25519 for ES256", "RSA of 1024 bits", "P-384 for ES256"],
     )  # fmt: skip
-    def test_a_key_that_is_weak_or_of_another_kind_is_refused(
+    def test_a_weak_key_or_one_of_another_kind_is_refused(
         self, configure: Any, algorithm: str, key: str
     ) -> None:
         configure(SIGNING_ALGORITHM=algorithm, SIGNING_KEYS=[key])
@@ -580,11 +578,11 @@ class TestKeys:
         with pytest.raises(ImproperlyConfigured):
             signed_tokens.keyring()
 
-    def test_a_key_has_no_telling_repr(self) -> None:
+    def test_the_repr_of_a_key_reveals_nothing(self) -> None:
         assert repr(next(iter(signed_tokens.keyring().values()))).startswith("<Key ")
 
 
-class TestTheKeySet:
+class TestKeySet:
     """GET /auth/jwks (RFC 7517)."""
 
     def test_it_is_empty_for_hs256(self, api: Api, db: None) -> None:
@@ -593,7 +591,7 @@ class TestTheKeySet:
         assert (response.status_code, response.json()) == (200, {"keys": []})
 
     @pytest.mark.parametrize("algorithm", ["EdDSA", "ES256", "RS256"])
-    def test_a_stranger_verifies_tokens_with_it(
+    def test_another_service_can_verify_tokens_with_it(
         self, api: Api, user: Any, configure: Any, algorithm: str
     ) -> None:
         old, new = new_key(algorithm), KEYS[algorithm]
@@ -617,12 +615,12 @@ class TestTheKeySet:
         )
         assert claims["sub"] == str(user.pk)
 
-    def test_whatever_access_token_comes_along_it_answers(self, api: Api, db: None) -> None:
+    def test_it_ignores_any_access_token(self, api: Api, db: None) -> None:
         assert api.get("/auth/jwks", headers={"Authorization": "Bearer x"}).status_code == 200
 
 
 class TestKindsAreNotInterchangeable:
-    """security.md, row 25: each kind of token at each place that takes another."""
+    """security.md, row 25: each kind of token in each place that accepts another kind."""
 
     @pytest.fixture
     def tokens(self, signed_in: Api, user: Any) -> dict[str, str]:
@@ -643,7 +641,7 @@ class TestKindsAreNotInterchangeable:
     @pytest.mark.parametrize(
         "path", ["/api/whoami", "/api/stateless", "/auth/sessions", "/users/me", "/auth/tfa"]
     )
-    def test_only_an_access_token_opens_an_api(self, tokens: dict[str, str], kind: str, path: str) -> None:
+    def test_only_an_access_token_authenticates(self, tokens: dict[str, str], kind: str, path: str) -> None:
         for extra in ({"headers": {"Authorization": f"Bearer {tokens[kind]}"}}, {"cookie": tokens[kind]}):
             api = Api()
             if cookie := extra.pop("cookie", None):
@@ -665,7 +663,7 @@ class TestKindsAreNotInterchangeable:
 
         assert (response.status_code, code_of(response)) == (401, "INVALID_TOKEN")
 
-    def test_the_session_of_django_opens_nothing(self, user: Any) -> None:
+    def test_a_django_session_does_not_authenticate(self, user: Any) -> None:
         api = Api()
         api.client.force_login(user, backend="platform_auth.backends.EmailBackend")
 
@@ -674,15 +672,15 @@ class TestKindsAreNotInterchangeable:
 
 
 class TestIsolationFromSimpleJwt:
-    """The host's SIMPLE_JWT changes nothing of ours, and ours nothing of the host's."""
+    """The host's SIMPLE_JWT doesn't affect us, and we don't affect the host's simplejwt."""
 
-    def test_its_tokens_are_none_of_ours(self, user: Any) -> None:
+    def test_its_tokens_are_refused_by_us(self, user: Any) -> None:
         token = simplejwt.AccessToken()
         token["sub"] = str(user.pk)
 
         assert ask(str(token)).status_code == 401
 
-    def test_ours_are_none_of_its(self, user: Any) -> None:
+    def test_our_tokens_are_refused_by_it(self, user: Any) -> None:
         from rest_framework_simplejwt.exceptions import TokenError
 
         token = sessions.open(user).access_token
@@ -690,7 +688,7 @@ class TestIsolationFromSimpleJwt:
         with pytest.raises(TokenError):
             simplejwt.AccessToken(token)
 
-    def test_our_claims_are_ours(self, user: Any) -> None:
+    def test_its_settings_do_not_change_our_claims(self, user: Any) -> None:
         good = Good(sessions.open(user).access_token)
 
         assert good.header == {"alg": "HS256", "typ": "at+jwt", "kid": good.header["kid"]}
@@ -699,8 +697,8 @@ class TestIsolationFromSimpleJwt:
         assert "hostile_type" not in good.claims
 
 
-class TestTheModule:
-    def test_issue_and_verify_are_each_others_inverse(self, user: Any) -> None:
+class TestTokens:
+    def test_verify_returns_what_issue_signed(self, user: Any) -> None:
         session = sessions.open(user, amr=("pwd", "otp")).session
 
         token, life = tokens.issue_access_token(session, now=timezone.now())
@@ -711,23 +709,23 @@ class TestTheModule:
         assert claims.session_id == session.pk
         assert claims.methods == ["pwd", "otp"]
 
-    def test_a_token_is_not_verified_twice_by_chance(self, user: Any) -> None:
+    def test_a_string_that_is_not_a_jwt_is_refused(self, user: Any) -> None:
         with pytest.raises(errors.InvalidToken):
             tokens.verify_access_token("x")
 
-    def test_every_token_has_an_id_of_its_own(self, user: Any) -> None:
+    def test_every_token_has_its_own_id(self, user: Any) -> None:
         session = sessions.open(user).session
         issued = {tokens.issue_access_token(session, now=timezone.now())[0] for _ in range(20)}
 
         assert len(issued) == 20
 
 
-class TestAnErrorReport:
-    """security.md, row 120: what Django mails of a failing request to a host's own view shows no token."""
+class TestErrorReport:
+    """security.md, row 120: Django's error report about a host's own view contains no token."""
 
     @pytest.mark.parametrize("path", ["/api/whoami", "/api/stateless"])
     @pytest.mark.parametrize("where", ["header", "cookie"])
-    def test_it_does_not_show_the_token(
+    def test_it_does_not_contain_the_token(
         self, api: Api, user: Any, configure: Any, rf: Any, path: str, where: str
     ) -> None:
         if where == "header":
@@ -743,7 +741,7 @@ class TestAnErrorReport:
         with pytest.raises(ImproperlyConfigured) as broken:
             api.get(path)
 
-        # From Django's handlers on, as a server would see it.
+        # Through Django's handlers, as in a server.
         traceback = broken.tb
         while "core/handlers" not in traceback.tb_frame.f_code.co_filename:
             assert traceback.tb_next is not None
@@ -755,7 +753,7 @@ class TestAnErrorReport:
         assert token not in reports
         assert token.rpartition(".")[2] not in reports
 
-    def test_nor_does_one_of_a_host_that_verifies_by_itself(self, user: Any, configure: Any) -> None:
+    def test_it_does_not_if_a_host_verifies_tokens_itself(self, user: Any, configure: Any) -> None:
         token = sessions.open(user).access_token
         configure(SIGNING_KEYS=["too short"])
 

@@ -1,7 +1,4 @@
-"""security.md, rows 37, 46: a real server, killed in the middle of refreshes.
-
-TEST_ROUNDS scales it: 20 kills by default.
-"""
+"""security.md, rows 37, 46: a real server is killed in the middle of refreshes. TEST_ROUNDS scales the 20 kills."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Server:
-    """gunicorn with threads over the test's database."""
+    """gunicorn with threads, on the test's database."""
 
     def __init__(self) -> None:
         with socket.socket() as free:
@@ -74,7 +71,7 @@ class Server:
         raise AssertionError("the server did not start in time")
 
     def kill(self) -> None:
-        """End master and workers, without a word."""
+        """Kill master and workers without warning."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -105,7 +102,7 @@ def server() -> Iterator[Server]:
 
 
 class Browser(threading.Thread):
-    """A client that refreshes until the server is gone, and holds the last token that an answer gave it."""
+    """A client that refreshes until the server is gone, and keeps the last token that it received."""
 
     def __init__(self, server: Server, token: str) -> None:
         super().__init__()
@@ -124,7 +121,7 @@ class Browser(threading.Thread):
             self.rounds += 1
 
 
-def test_every_client_goes_on_with_the_token_that_it_has() -> None:
+def test_every_client_can_continue_with_the_token_it_has() -> None:
     user = make_user()
     tokens = [sessions.open(user).refresh_token for _ in range(CLIENTS)]
     rounds = recovered = 0
@@ -133,7 +130,7 @@ def test_every_client_goes_on_with_the_token_that_it_has() -> None:
             browsers = [Browser(running, token) for token in tokens]
             for browser in browsers:
                 browser.start()
-            # On a slow machine the first answers take longer than the wait that follows.
+            # On a slow machine, the first answers take longer than the wait that follows.
             while not all(browser.rounds or not browser.is_alive() for browser in browsers):
                 time.sleep(0.01)
             time.sleep(random.uniform(0.05, 0.4))
@@ -151,7 +148,7 @@ def test_every_client_goes_on_with_the_token_that_it_has() -> None:
                 assert status == 200
                 status, newest = running.refresh(successor)
                 assert status == 200
-                # Never both: the one that was held is spent for good.
+                # Never both: the previous token is used up for good.
                 assert running.refresh(browser.token)[0] == 401
                 tokens.append(newest)
             recovered += AuthEvent.objects.filter(kind="refresh_replayed").count() - answers_before
@@ -164,7 +161,7 @@ def test_every_client_goes_on_with_the_token_that_it_has() -> None:
         )
 
 
-def test_a_revocation_outlives_a_kill_right_after_its_answer() -> None:
+def test_a_revocation_survives_a_kill_right_after_its_answer() -> None:
     """security.md, row 37."""
     user = make_user()
     with server() as running:
@@ -182,8 +179,8 @@ def test_a_revocation_outlives_a_kill_right_after_its_answer() -> None:
             assert not RefreshSession.objects.exists()
 
 
-def test_guesses_of_a_one_time_password_outlive_restarts() -> None:
-    """security.md, row 13. The server has no other limit: see crash_settings."""
+def test_counted_one_time_passwords_survive_restarts() -> None:
+    """security.md, row 13. The server has no other limits: see crash_settings."""
     user = make_user()
     factor = TOTPFactor(user=user)
     factor.secret = pyotp.random_base32()
@@ -204,7 +201,7 @@ def test_guesses_of_a_one_time_password_outlive_restarts() -> None:
 
 
 def test_a_chunked_body_is_read() -> None:
-    """It has no length, and Django reads nothing of it: a log-out would answer 204 and end nothing."""
+    """It has no length, and Django reads nothing of it: a logout would answer 204 and end nothing."""
     token = sessions.open(make_user()).refresh_token
     with server() as running:
         caller = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)

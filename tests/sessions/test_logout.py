@@ -35,7 +35,7 @@ class TestLogout:
         assert response.content == b""
         assert "Content-Type" not in response
 
-    def test_a_spent_token_ends_the_session_too(self, signed_in: Api, clock: Any) -> None:
+    def test_a_rotated_token_ends_the_session_too(self, signed_in: Api, clock: Any) -> None:
         spent = signed_in.refresh_token
         signed_in.refreshed()
         clock.shift(3600)
@@ -54,7 +54,7 @@ class TestLogout:
 
         assert signed_in.refresh().status_code == 401
 
-    def test_other_sessions_of_the_user_go_on(self, user: Any) -> None:
+    def test_other_sessions_of_the_user_stay(self, user: Any) -> None:
         first, second = Api(), Api()
         first.login(user.email)
         second.login(user.email)
@@ -70,7 +70,7 @@ class TestLogout:
         assert response.status_code == 204
         assert RefreshSession.objects.exists()
 
-    def test_it_records_the_event_and_tells_the_host(self, signed_in: Api, user: Any) -> None:
+    def test_it_records_an_event_and_sends_the_signals(self, signed_in: Api, user: Any) -> None:
         with hearing(signals.logged_out, user_logged_out) as heard:
             signed_in.post("/auth/logout", {"refresh_token": signed_in.refresh_token})
 
@@ -78,7 +78,7 @@ class TestLogout:
         assert AuthEvent.objects.filter(kind="logged_out", user=user).count() == 1
 
 
-class TestItAlwaysAnswers204:
+class TestAlways204:
     """security.md, row 53: no oracle."""
 
     @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ class TestItAlwaysAnswers204:
 
         assert api.post("/auth/logout", {"refresh_token": api.refresh_token}).status_code == 204
 
-    def test_for_a_user_who_is_no_longer_active(self, signed_in: Api, user: Any) -> None:
+    def test_for_a_deactivated_user(self, signed_in: Api, user: Any) -> None:
         type(user).objects.update(is_active=False)
 
         assert signed_in.post("/auth/logout", {"refresh_token": signed_in.refresh_token}).status_code == 204
         assert not RefreshSession.objects.exists()
 
-    def test_with_whatever_access_token_beside_it(self, signed_in: Api) -> None:
+    def test_with_any_access_token(self, signed_in: Api) -> None:
         response = signed_in.post(
             "/auth/logout", {"refresh_token": signed_in.refresh_token}, headers={"Authorization": "null"}
         )
@@ -127,7 +127,7 @@ class TestItAlwaysAnswers204:
     @pytest.mark.parametrize(
         "body", [{"mode": "other"}, {"mode": 1}, {"refresh_token": 5}, {"refresh_token": None}, []]
     )
-    def test_but_for_a_malformed_body(self, api: Api, body: Any, db: None) -> None:
+    def test_except_for_a_malformed_body(self, api: Api, body: Any, db: None) -> None:
         response = api.post("/auth/logout", body)
 
         assert (response.status_code, code_of(response)) == (400, "INVALID_PAYLOAD")
@@ -162,13 +162,13 @@ class TestLogoutByCookie:
             for attribute in ("path", "domain", "secure", "httponly", "samesite"):
                 assert cookie[attribute] == set_by[name][attribute], attribute
 
-    def test_no_cookie_is_cleared_that_did_not_come(self, signed_in: Api) -> None:
+    def test_only_cookies_that_were_sent_are_cleared(self, signed_in: Api) -> None:
         response = signed_in.post("/auth/logout", {"refresh_token": signed_in.refresh_token})
 
         assert not response.cookies
 
     @pytest.mark.parametrize("method", ["get", "head", "put", "patch", "delete", "options"])
-    def test_no_other_method_ends_anything(self, user: Any, method: str) -> None:
+    def test_other_methods_end_nothing(self, user: Any, method: str) -> None:
         api = self.signed_in(user, "cookie")
 
         response = getattr(api.client, method)("/auth/logout")
@@ -178,7 +178,7 @@ class TestLogoutByCookie:
         assert not response.cookies
         assert RefreshSession.objects.count() == 1
 
-    def test_a_page_of_another_origin_cannot_log_anybody_out(self, user: Any) -> None:
+    def test_a_page_of_another_origin_cannot_log_anyone_out(self, user: Any) -> None:
         api = self.signed_in(user, "session")
 
         response = api.post(
@@ -189,7 +189,7 @@ class TestLogoutByCookie:
         assert not response.cookies
         assert RefreshSession.objects.count() == 1
 
-    def test_the_bodys_token_goes_before_the_cookies(self, user: Any) -> None:
+    def test_the_token_in_the_body_takes_precedence_over_the_cookie(self, user: Any) -> None:
         browser, other = self.signed_in(user, "cookie"), Api()
         other.login(user.email)
         kept = browser.client.cookies["__Host-refresh_token"].value

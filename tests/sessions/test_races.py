@@ -1,7 +1,4 @@
-"""Races, on whichever database the variant has. Believe them on PostgreSQL.
-
-TEST_ROUNDS scales them: 20 rounds of 50 threads by default.
-"""
+"""Races, on the database of the variant; only PostgreSQL counts. TEST_ROUNDS scales the 20 rounds of 50 threads."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ ROUNDS = int(os.environ.get("TEST_ROUNDS", "20"))
 
 @pytest.fixture(autouse=True)
 def wide_limits(configure: Any) -> None:
-    """Limits that no race here touches: they have their own tests."""
+    """Limits that these races don't reach; limits have their own tests."""
     many = "100000/m"
     configure(
         LIMITS={
@@ -43,7 +40,7 @@ def wide_limits(configure: Any) -> None:
 
 @pytest.fixture(params=["as configured", "serializable"])
 def isolation(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run at the database's own level and, on PostgreSQL and MariaDB, where every conflict is an error too."""
+    """Run with the default isolation level and, on PostgreSQL and MariaDB, one where every conflict is an error too."""
     if request.param == "as configured":
         yield request.param
         return
@@ -76,7 +73,7 @@ def refresh(token: str) -> Any:
 class TestOneTokenUsedByMany:
     """security.md, rows 34, 35: one rotation, one distinct successor, every token of a 200 works, no 5xx."""
 
-    def test_refresh(self, isolation: str) -> None:
+    def test_all_get_the_same_successor(self, isolation: str) -> None:
         user = make_user()
         for _round in range(ROUNDS if isolation == "as configured" else max(1, ROUNDS // 4)):
             grant = sessions.open(user)
@@ -88,7 +85,7 @@ class TestOneTokenUsedByMany:
             successors = {answer.json()["data"]["refresh_token"] for answer in answers}
             assert len(successors) == 1
             assert RefreshSession.objects.filter(pk=grant.session.pk).count() == 1
-            # All but one were replays of one rotation.
+            # All but one were replays of the same rotation.
             assert AuthEvent.objects.count() - events == THREADS - 1
             used = refresh(successors.pop())
             assert used.status_code == 200
@@ -96,8 +93,8 @@ class TestOneTokenUsedByMany:
             api.access_token = answers[-1].json()["data"]["access_token"]
             assert api.get("/api/whoami").status_code == 200
 
-    def test_every_token_of_a_200_works_while_tabs_overtake_each_other(self) -> None:
-        """A token and its successor presented at the same time: whoever gets a 200 can go on."""
+    def test_every_token_of_a_200_works_if_tabs_overtake_each_other(self) -> None:
+        """A token and its successor are used at the same time; every client that gets a 200 can continue."""
         user = make_user()
         for _round in range(ROUNDS):
             first = sessions.open(user).refresh_token
@@ -131,7 +128,7 @@ class TestOneTokenUsedByMany:
             assert not RefreshSession.objects.exists()
             assert AuthEvent.objects.filter(kind="refresh_reused").count() == 1
 
-    def test_the_limit_counts_a_request_once_however_often_it_tries(self, configure: Any) -> None:
+    def test_the_limit_counts_a_request_once_even_if_it_is_retried(self, configure: Any) -> None:
         configure(LIMITS={"refresh": {"session": f"{THREADS}/h"}})
         grant = sessions.open(make_user())
 
@@ -141,10 +138,10 @@ class TestOneTokenUsedByMany:
 
 
 class TestLogoutAgainstRefreshes:
-    """security.md, row 47: after the answer to a log-out no token of the session works."""
+    """security.md, row 47: after a logout has answered, no token of the session works."""
 
     @pytest.mark.parametrize("ending", ["logout", "session list"])
-    def test_nothing_is_usable_afterwards(self, isolation: str, ending: str) -> None:
+    def test_no_token_works_afterwards(self, isolation: str, ending: str) -> None:
         user = make_user()
         for _round in range(ROUNDS):
             grant = sessions.open(user)
@@ -171,18 +168,18 @@ class TestLogoutAgainstRefreshes:
                     assert api.get("/api/whoami").status_code == 401
 
 
-class TestALoginAgainstAChangeOfTheUser:
-    """security.md, row 27 and the architecture: whoever comes second sees the first, so that no session is left."""
+class TestLoginAgainstAChangeOfTheUser:
+    """security.md, row 27: the second of two concurrent changes sees the first, so no session is left over."""
 
     LOGINS = 6
 
     @pytest.fixture
     def allowed(self, isolation: str) -> set[int]:
-        """What a log-in may answer: 503 only where all that touch the user's row at a time conflict by definition."""
+        """The statuses that a login may answer: 503 only if all writers of the user's row conflict by definition."""
         return {200, 401} if isolation == "as configured" else {200, 401, 503}
 
     def race(self, user: Any, change: Any) -> list[Any]:
-        # The log-in takes its time with the hash: the change is spread over that time, round by round.
+        # A login takes some time for the hash; the change happens at another moment of that time in each round.
         delay = threading.Event()
 
         def login() -> Any:
@@ -198,7 +195,7 @@ class TestALoginAgainstAChangeOfTheUser:
     def _pause(self, request: pytest.FixtureRequest) -> None:
         self.pause = request.param
 
-    def test_a_password_that_changes(self, allowed: set[int]) -> None:
+    def test_the_password_is_changed(self, allowed: set[int]) -> None:
         for _round in range(max(1, ROUNDS // 2)):
             user = make_user()
             other = type(user)()
@@ -214,7 +211,7 @@ class TestALoginAgainstAChangeOfTheUser:
             assert set(statuses(answers)) <= allowed
             assert not RefreshSession.objects.filter(user=user).exists()
 
-    def test_a_user_who_is_deactivated(self, allowed: set[int]) -> None:
+    def test_the_user_is_deactivated(self, allowed: set[int]) -> None:
         for _round in range(max(1, ROUNDS // 2)):
             user = make_user()
 
@@ -228,7 +225,7 @@ class TestALoginAgainstAChangeOfTheUser:
             assert set(statuses(answers)) <= allowed
             assert not RefreshSession.objects.filter(user=user).exists()
 
-    def test_a_factor_that_is_new(self, allowed: set[int]) -> None:
+    def test_a_factor_is_turned_on(self, allowed: set[int]) -> None:
         for _round in range(max(1, ROUNDS // 2)):
             user = make_user()
 
@@ -247,7 +244,7 @@ class TestALoginAgainstAChangeOfTheUser:
             assert set(statuses(answers)) <= allowed
             assert not RefreshSession.objects.filter(user=user).exists()
 
-    def test_a_user_who_is_deleted(self) -> None:
+    def test_the_user_is_deleted(self) -> None:
         for _round in range(max(1, ROUNDS // 4)):
             user = make_user()
             pk = user.pk
@@ -259,7 +256,7 @@ class TestALoginAgainstAChangeOfTheUser:
 
 
 def delete(user: Any) -> None:
-    """Delete a user as Django does, once more where a session came between its statements."""
+    """Delete a user as Django does; again if a session was inserted between its statements."""
     for _attempt in range(10):
         try:
             type(user).objects.filter(pk=user.pk).delete()
@@ -269,7 +266,7 @@ def delete(user: Any) -> None:
 
 
 def retrying(change: Any) -> None:
-    """Do what a host does whose transaction the database gave up on: once more."""
+    """Run a host's transaction, and retry it if the database gave up."""
     for _attempt in range(20):
         try:
             return db.retried(change)()
@@ -278,12 +275,12 @@ def retrying(change: Any) -> None:
     raise AssertionError("never got through")
 
 
-class TestAnUpgradedHash:
-    """security.md, row 9: log-ins that upgrade the hash at the same time all succeed, and undo no password of the
-    owner's.
+class TestUpgradedHash:
+    """security.md, row 9: concurrent logins that upgrade the hash all succeed, and undo no password change of the
+    owner.
     """
 
-    def test_logins_beside_each_other(self) -> None:
+    def test_concurrent_logins_succeed(self) -> None:
         for _round in range(max(1, ROUNDS // 4)):
             user = make_user()
             weak = PBKDF2PasswordHasher().encode(PASSWORD, "saltsaltsalt", iterations=1000)
@@ -299,9 +296,9 @@ class TestAnUpgradedHash:
 
 
 class TestParallelGuesses:
-    """security.md, row 113: a count is taken before the check, in one step."""
+    """security.md, row 113: attempts are counted before the check, in one step."""
 
-    def test_of_200_at_once_no_more_than_the_limit_are_looked_at(self, configure: Any) -> None:
+    def test_of_200_at_once_no_more_than_the_limit_are_checked(self, configure: Any) -> None:
         configure(LIMITS={"login": {"account_and_address": "5/h", "address": "1000/h", "account": "1000/h"}})
         user = make_user()
 
@@ -317,8 +314,8 @@ class TestParallelGuesses:
         assert AuthEvent.objects.filter(kind="login_failed").count() == 5
         assert AuthEvent.objects.filter(kind="login_limited").count() == 1
 
-    def test_in_the_database_too(self, settings: Any, configure: Any) -> None:
+    def test_the_same_holds_for_counters_in_the_database(self, settings: Any, configure: Any) -> None:
         settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
-        self.test_of_200_at_once_no_more_than_the_limit_are_looked_at(configure)
+        self.test_of_200_at_once_no_more_than_the_limit_are_checked(configure)
 
         assert RateCounter.objects.exists()

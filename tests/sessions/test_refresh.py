@@ -25,14 +25,14 @@ COOKIE = "__Host-refresh_token"
 
 @pytest.fixture
 def api(user: Any, clock: Any) -> Api:
-    """Signed in at a clock that stands still."""
+    """A signed-in client; the clock is stopped."""
     api = Api()
     api.login(user.email)
     return api
 
 
 def row() -> dict[str, Any]:
-    """Return the only session's row, every column."""
+    """Return every column of the only session's row."""
     return RefreshSession.objects.values().get()
 
 
@@ -45,7 +45,7 @@ def is_refused(response: Any) -> bool:
 class TestRotation:
     """security.md, rows 33, 34."""
 
-    def test_it_answers_exactly_the_three_keys_of_the_document(self, api: Api) -> None:
+    def test_the_answer_has_exactly_three_keys(self, api: Api) -> None:
         response = api.refresh()
 
         assert response.status_code == 200
@@ -54,7 +54,7 @@ class TestRotation:
         assert response.json()["data"]["expires"] == 900
         assert not response.cookies
 
-    def test_it_always_gives_another_refresh_token(self, api: Api) -> None:
+    def test_it_always_returns_a_new_refresh_token(self, api: Api) -> None:
         tokens = [api.refresh_token, *(api.refreshed() for _ in range(5))]
 
         assert len(set(tokens)) == 6
@@ -67,7 +67,7 @@ class TestRotation:
 
         assert [session["id"] for session in before] == [session["id"] for session in after]
 
-    def test_the_older_access_token_lives_on_until_it_expires(self, api: Api, clock: Any) -> None:
+    def test_the_older_access_token_works_until_it_expires(self, api: Api, clock: Any) -> None:
         older = api.access_token
         api.refreshed()
 
@@ -85,7 +85,7 @@ class TestRotation:
             assert response.status_code == 200, header
             api.refresh_token = response.json()["data"]["refresh_token"]
 
-    def test_it_tells_the_host(self, api: Api, user: Any) -> None:
+    def test_it_sends_the_signal(self, api: Api, user: Any) -> None:
         with hearing(signals.refreshed) as heard:
             api.refreshed()
 
@@ -93,7 +93,7 @@ class TestRotation:
             (user, RefreshSession.objects.get())
         ]
 
-    def test_nothing_in_the_database_is_a_token_or_yields_one(self, api: Api) -> None:
+    def test_no_token_can_be_derived_from_the_database(self, api: Api) -> None:
         """security.md, row 33."""
         issued = [api.refresh_token or "", *(api.refreshed() for _ in range(3))]
 
@@ -110,7 +110,7 @@ class TestRotation:
             assert token[-40:].encode() not in dump
             assert secret.hex().encode() not in dump
             assert repr(secret)[2:-1].encode() not in dump
-        # All that a thief of the database could put together from it.
+        # Everything that a thief of the database could derive from it.
         guesses = [
             tokens.RefreshToken(session.key, bytes.fromhex(session.digest)),
             tokens.RefreshToken(session.key, bytes.fromhex(session.digest)).successor(session.salt),
@@ -124,10 +124,10 @@ class TestRotation:
         assert api.refresh().status_code == 200
 
 
-class TestTheGracePeriod:
-    """security.md, rows 38 to 40: an answer that was lost is given again."""
+class TestGracePeriod:
+    """security.md, rows 38 to 40: a lost answer can be given again."""
 
-    def test_the_spent_token_gives_the_same_successor(self, api: Api, clock: Any) -> None:
+    def test_the_rotated_token_gets_the_same_successor(self, api: Api, clock: Any) -> None:
         spent = api.refresh_token
         successor = api.refreshed()
         clock.shift(9.9)
@@ -139,7 +139,7 @@ class TestTheGracePeriod:
         api.access_token = again.json()["data"]["access_token"]
         assert api.get("/api/whoami").status_code == 200
 
-    def test_it_leaves_the_row_as_it_is(self, api: Api, clock: Any) -> None:
+    def test_the_row_does_not_change(self, api: Api, clock: Any) -> None:
         spent = api.refresh_token
         api.refreshed()
         before = row()
@@ -158,14 +158,14 @@ class TestTheGracePeriod:
 
         assert AuthEvent.objects.filter(kind="refresh_replayed", user=user).count() == 1
 
-    def test_exactly_ten_seconds_are_within_it(self, api: Api, clock: Any) -> None:
+    def test_exactly_ten_seconds_is_within_it(self, api: Api, clock: Any) -> None:
         spent = api.refresh_token
         api.refreshed()
         clock.shift(10)
 
         assert api.refresh(spent).status_code == 200
 
-    def test_after_it_the_session_is_over(self, api: Api, clock: Any) -> None:
+    def test_after_it_the_session_ends(self, api: Api, clock: Any) -> None:
         spent = api.refresh_token
         api.refreshed()
         clock.shift(10.1)
@@ -184,7 +184,7 @@ class TestTheGracePeriod:
         assert is_refused(api.refresh(spent))
         assert not RefreshSession.objects.exists()
 
-    def test_once_the_successor_is_used_the_spent_token_gives_nothing(self, api: Api, clock: Any) -> None:
+    def test_once_the_successor_was_rotated_the_older_token_is_refused(self, api: Api, clock: Any) -> None:
         oldest = api.refresh_token
         api.refreshed()
         api.refreshed()
@@ -195,7 +195,7 @@ class TestTheGracePeriod:
         assert row() == before
         assert api.refresh().status_code == 200
 
-    def test_an_older_token_within_it_ends_nothing_and_later_everything(self, api: Api, clock: Any) -> None:
+    def test_an_older_token_ends_the_session_only_after_it(self, api: Api, clock: Any) -> None:
         """security.md, row 36: t0 → t1 → t2."""
         oldest = api.refresh_token
         api.refreshed()
@@ -212,7 +212,7 @@ class TestTheGracePeriod:
     @pytest.mark.parametrize(
         ("configured", "within", "after"), [(0, 0, 0.1), (30, 30, 30.1), (3600, 60, 60.1)]
     )
-    def test_the_setting_moves_it_to_sixty_seconds_at_most(
+    def test_the_setting_can_extend_it_to_sixty_seconds(
         self, api: Api, clock: Any, configure: Any, configured: int, within: float, after: float
     ) -> None:
         configure(REFRESH_GRACE_PERIOD=timedelta(seconds=configured))
@@ -228,10 +228,8 @@ class TestTheGracePeriod:
     @pytest.mark.parametrize(
         "cause", ["logout", "reuse", "revoked", "all revoked", "deleted by the admin", "expired"]
     )
-    def test_it_never_applies_to_a_session_that_is_over(
-        self, api: Api, user: Any, clock: Any, cause: str
-    ) -> None:
-        """security.md, row 38: six causes, a replay within a second."""
+    def test_it_never_applies_to_an_ended_session(self, api: Api, user: Any, clock: Any, cause: str) -> None:
+        """security.md, row 38: six causes, each followed by a replay within a second."""
         oldest = api.refresh_token
         api.refreshed()
         clock.shift(60)
@@ -270,7 +268,7 @@ class TestReuse:
         assert is_refused(api.refresh())
         assert code_of(api.get("/api/whoami")) == "INVALID_TOKEN"
 
-    def test_the_thief_who_was_first_loses_what_was_got(self, api: Api, clock: Any) -> None:
+    def test_a_thief_who_was_first_loses_the_session(self, api: Api, clock: Any) -> None:
         thief = Api()
         thief.refresh_token = api.refresh_token
         thief.refreshed()
@@ -280,7 +278,7 @@ class TestReuse:
         assert is_refused(thief.refresh())
         assert thief.get("/api/whoami").status_code == 401
 
-    def test_other_sessions_live(self, api: Api, user: Any, clock: Any) -> None:
+    def test_other_sessions_stay(self, api: Api, user: Any, clock: Any) -> None:
         other, stranger = Api(), Api()
         other.login(user.email)
         stranger.login(make_user().email)
@@ -293,7 +291,7 @@ class TestReuse:
         assert other.refresh().status_code == 200
         assert stranger.refresh().status_code == 200
 
-    def test_any_older_token_reveals_it(self, api: Api, clock: Any) -> None:
+    def test_every_older_token_is_detected(self, api: Api, clock: Any) -> None:
         oldest = api.refresh_token
         for _ in range(20):
             api.refreshed()
@@ -302,7 +300,7 @@ class TestReuse:
         assert is_refused(api.refresh(oldest))
         assert not RefreshSession.objects.exists()
 
-    def test_it_is_recorded_and_told_once(self, api: Api, user: Any, clock: Any) -> None:
+    def test_it_is_recorded_and_announced_once(self, api: Api, user: Any, clock: Any) -> None:
         session = RefreshSession.objects.get()
         stolen = api.refresh_token
         api.refreshed()
@@ -316,8 +314,8 @@ class TestReuse:
         assert AuthEvent.objects.filter(kind="refresh_reused", user=user).count() == 1
 
     @pytest.mark.django_db(transaction=True)
-    def test_the_revocation_outlives_the_answer(self, api: Api, clock: Any) -> None:
-        """security.md, row 37: no transaction of the host's (ATOMIC_REQUESTS) can take it back."""
+    def test_the_revocation_is_committed_before_the_answer(self, api: Api, clock: Any) -> None:
+        """security.md, row 37: no transaction of the host's (ATOMIC_REQUESTS) can undo it."""
         stolen = api.refresh_token
         api.refreshed()
         clock.shift(11)
@@ -333,11 +331,13 @@ class TestReuse:
         assert not RefreshSession.objects.exists()
 
 
-class TestTheClock:
-    """security.md, row 49: neither a used token comes to life, nor a session ends for a clock that moved."""
+class TestClock:
+    """security.md, row 49: a changing clock neither revives a used token nor ends a session."""
 
     @pytest.mark.parametrize("back", [0.5, 5, 10])
-    def test_a_little_back_counts_as_within_the_grace_period(self, api: Api, clock: Any, back: float) -> None:
+    def test_going_back_a_little_counts_as_within_the_grace_period(
+        self, api: Api, clock: Any, back: float
+    ) -> None:
         spent = api.refresh_token
         successor = api.refreshed()
         clock.shift(-back)
@@ -345,7 +345,7 @@ class TestTheClock:
         assert api.refresh(spent).json()["data"]["refresh_token"] == successor
 
     @pytest.mark.parametrize("back", [10.5, 3600])
-    def test_further_back_is_401_and_ends_nothing(self, api: Api, clock: Any, back: float) -> None:
+    def test_going_back_further_is_401_and_ends_nothing(self, api: Api, clock: Any, back: float) -> None:
         spent = api.refresh_token
         api.refreshed()
         before = row()
@@ -357,7 +357,7 @@ class TestTheClock:
 
 
 class TestLifetimes:
-    """security.md, row 41: enforced at use, not by clean-up."""
+    """security.md, row 41: enforced at use, not by cleaning up."""
 
     def test_the_idle_life_is_seven_days_since_the_last_refresh(self, api: Api, clock: Any) -> None:
         clock.shift(7 * 86400 - 1)
@@ -386,7 +386,7 @@ class TestLifetimes:
 
         assert api.refresh().json()["data"]["expires"] == 100
 
-    def test_there_is_no_absolute_life_where_the_setting_is_none(
+    def test_without_the_setting_there_is_no_absolute_life(
         self, api: Api, clock: Any, configure: Any
     ) -> None:
         configure(SESSION_MAX_AGE=None)
@@ -396,16 +396,16 @@ class TestLifetimes:
 
         assert row()["expires_at"] - row()["rotated_at"] == timedelta(days=7)
 
-    def test_a_shorter_absolute_life_in_the_settings_ends_what_is_older(
+    def test_lowering_the_absolute_life_ends_older_sessions(
         self, api: Api, clock: Any, configure: Any
     ) -> None:
-        """security.md, row 35: a 200 would bring tokens that are over already."""
+        """security.md, row 35: otherwise a 200 would return tokens that have already expired."""
         clock.shift(5 * 86400)
         configure(SESSION_MAX_AGE=timedelta(days=1))
 
         assert is_refused(api.refresh())
 
-    def test_a_shorter_life_in_the_settings_holds_for_old_sessions_at_their_next_refresh(
+    def test_lowering_the_idle_life_applies_at_the_next_refresh(
         self, api: Api, clock: Any, configure: Any
     ) -> None:
         configure(REFRESH_TOKEN_TTL=timedelta(hours=1))
@@ -415,10 +415,10 @@ class TestLifetimes:
         assert is_refused(api.refresh())
 
 
-class TestTheUser:
+class TestUser:
     """security.md, rows 26, 42."""
 
-    def test_one_who_is_no_longer_active_is_told_and_every_session_ends(self, api: Api, user: Any) -> None:
+    def test_a_deactivated_user_gets_user_suspended_and_every_session_ends(self, api: Api, user: Any) -> None:
         other = Api()
         other.login(user.email)
         type(user).objects.update(is_active=False)
@@ -431,12 +431,12 @@ class TestTheUser:
         assert is_refused(api.refresh())
         assert is_refused(other.refresh())
 
-    def test_one_who_is_gone_has_no_session(self, api: Api, user: Any) -> None:
+    def test_a_deleted_user_has_no_session(self, api: Api, user: Any) -> None:
         user.delete()
 
         assert is_refused(api.refresh())
 
-    def test_one_created_again_with_the_same_key_inherits_nothing(self, api: Api, user: Any) -> None:
+    def test_a_user_created_again_with_the_same_key_inherits_nothing(self, api: Api, user: Any) -> None:
         primary_key = user.pk
         user.delete()
         make_user(id=primary_key)
@@ -445,8 +445,8 @@ class TestTheUser:
         assert api.get("/api/whoami").status_code == 401
 
 
-class TestWhatIsNoTokenOfOurs:
-    """security.md, row 43: one answer, and no session is touched whose key the caller has not seen."""
+class TestUnknownToken:
+    """security.md, row 43: one answer, and no session is touched unless the caller knows its key."""
 
     @pytest.mark.parametrize(
         "token",
@@ -468,7 +468,7 @@ class TestWhatIsNoTokenOfOurs:
 
     @hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
     @given(token=st.one_of(st.text(max_size=80), st.binary(min_size=48, max_size=48)))
-    def test_whatever_it_is(self, api: Api, token: str | bytes) -> None:
+    def test_any_string_is_401(self, api: Api, token: str | bytes) -> None:
         before = row()
         text = base64.urlsafe_b64encode(token).decode() if isinstance(token, bytes) else token
 
@@ -479,7 +479,7 @@ class TestWhatIsNoTokenOfOurs:
         before = row()
         good = base64.urlsafe_b64decode(api.refresh_token or "")
         for number in range(10_000):
-            # A right secret under another key; most never reach the database's row.
+            # A valid secret with another key; most don't match any row.
             key = secrets.token_bytes(16) if number % 2 else bytes(16)
             text = base64.urlsafe_b64encode(key + good[16:]).decode()
             with pytest.raises(errors.InvalidCredentials):
@@ -487,7 +487,7 @@ class TestWhatIsNoTokenOfOurs:
 
         assert row() == before
 
-    def test_the_key_of_a_session_with_another_secret_is_a_leak_only_after_the_grace_period(
+    def test_a_known_key_with_another_secret_is_reuse_only_after_the_grace_period(
         self, api: Api, clock: Any
     ) -> None:
         key = base64.urlsafe_b64decode(api.refresh_token or "")[:16]
@@ -496,10 +496,10 @@ class TestWhatIsNoTokenOfOurs:
         assert is_refused(api.refresh(made_up))
         assert RefreshSession.objects.exists()
 
-    def test_an_access_token_is_none(self, api: Api) -> None:
+    def test_an_access_token_is_refused(self, api: Api) -> None:
         assert is_refused(api.refresh(api.access_token))
 
-    def test_no_token_at_all_is_400_naming_both_places(self, api: Api) -> None:
+    def test_a_missing_token_is_400_naming_both_places(self, api: Api) -> None:
         response = api.client.post("/auth/refresh", {}, content_type="application/json")
 
         (error,) = response.json()["errors"]
@@ -510,7 +510,7 @@ class TestWhatIsNoTokenOfOurs:
         assert "cookie" in error["extensions"]["reason"]
 
 
-class TestAFailureOfOurs:
+class TestFailure:
     """security.md, row 45: nothing is consumed."""
 
     def test_a_key_that_cannot_sign_consumes_nothing(self, api: Api, configure: Any) -> None:
@@ -525,14 +525,14 @@ class TestAFailureOfOurs:
         configure(SIGNING_KEYS=None)
         assert api.refresh().status_code == 200
 
-    def test_a_refusal_by_its_mode_consumes_nothing(self, api: Api) -> None:
+    def test_a_refused_mode_consumes_nothing(self, api: Api) -> None:
         before = row()
 
         assert api.refresh(mode="other").status_code == 400
         assert row() == before
 
     @pytest.mark.usefixtures("clock")
-    def test_a_refusal_by_the_limit_consumes_nothing(self, api: Api, configure: Any) -> None:
+    def test_a_reached_limit_consumes_nothing(self, api: Api, configure: Any) -> None:
         configure(LIMITS={"refresh": {"session": "1/m"}})
         api.refreshed()
         before = row()
@@ -542,7 +542,7 @@ class TestAFailureOfOurs:
         assert (response.status_code, code_of(response)) == (429, "REQUESTS_EXCEEDED")
         assert row() == before
 
-    def test_a_signal_receiver_that_fails_changes_nothing(self, api: Api) -> None:
+    def test_a_failing_receiver_changes_nothing(self, api: Api) -> None:
         def failing(**kwargs: Any) -> None:
             raise RuntimeError("the host's bug")
 
@@ -554,7 +554,7 @@ class TestAFailureOfOurs:
 
 
 class Replica:
-    """A host's router: whatever is only read comes from a database that lags (here: that is not there)."""
+    """A host's router that reads from a lagging replica (which doesn't exist here)."""
 
     def db_for_read(self, model: Any, **hints: Any) -> str:
         return "replica"
@@ -566,10 +566,10 @@ class Replica:
         return True
 
 
-class TestAReplica:
-    """security.md, row 48: the state of a token is read where it is written."""
+class TestReplica:
+    """security.md, row 48: the state of a token is read from the primary database."""
 
-    def test_no_question_about_a_session_goes_there(self, api: Api, clock: Any, settings: Any) -> None:
+    def test_sessions_are_never_read_from_it(self, api: Api, clock: Any, settings: Any) -> None:
         settings.DATABASE_ROUTERS = [f"{__name__}.Replica"]
         spent = api.refresh_token
 
@@ -592,8 +592,8 @@ class TestAReplica:
         assert sessions.open_on(evidence).session.user == user
 
 
-class TestTheCookie:
-    """Contract, sections 3 and 4: a cookie is cleared only when its session is over for certain."""
+class TestCookie:
+    """As in the contract, a cookie is cleared only if its session has certainly ended."""
 
     @pytest.fixture
     def browser(self, user: Any, clock: Any) -> Api:
@@ -601,7 +601,7 @@ class TestTheCookie:
         browser.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "cookie"})
         return browser
 
-    def test_a_refresh_by_cookie_moves_the_cookie_on(self, browser: Api) -> None:
+    def test_a_refresh_by_cookie_replaces_the_cookie(self, browser: Api) -> None:
         before = browser.client.cookies[COOKIE].value
 
         response = browser.post("/auth/refresh")
@@ -620,7 +620,7 @@ class TestTheCookie:
 
         assert is_refused(response)
 
-    def test_reuse_clears_it(self, browser: Api, clock: Any) -> None:
+    def test_reuse_clears_the_cookie(self, browser: Api, clock: Any) -> None:
         stolen = browser.client.cookies[COOKIE].value
         browser.post("/auth/refresh")
         clock.shift(11)
@@ -631,14 +631,14 @@ class TestTheCookie:
         assert response.status_code == 401
         assert (response.cookies[COOKIE].value, response.cookies[COOKIE]["max-age"]) == ("", 0)
 
-    def test_a_session_that_expired_clears_it(self, browser: Api, clock: Any) -> None:
+    def test_an_expired_session_clears_the_cookie(self, browser: Api, clock: Any) -> None:
         clock.shift(8 * 86400)
 
         response = browser.post("/auth/refresh")
 
         assert response.cookies[COOKIE]["max-age"] == 0
 
-    def test_a_suspended_user_clears_it(self, browser: Api, user: Any) -> None:
+    def test_a_suspended_user_clears_the_cookie(self, browser: Api, user: Any) -> None:
         type(user).objects.update(is_active=False)
 
         response = browser.post("/auth/refresh")
@@ -647,7 +647,7 @@ class TestTheCookie:
         assert response.cookies[COOKIE]["max-age"] == 0
 
     @pytest.mark.parametrize("token", ["x", "", "A" * 64])
-    def test_a_bad_token_in_the_body_leaves_the_cookie_of_a_living_session(
+    def test_a_bad_token_in_the_body_keeps_the_cookie_of_a_live_session(
         self, browser: Api, token: str
     ) -> None:
         response = browser.post("/auth/refresh", {"refresh_token": token})

@@ -28,10 +28,10 @@ class TestRefreshToken:
         assert raw[16:] == token.secret
         assert len(token.secret) == 32
 
-    def test_no_two_are_the_same(self) -> None:
+    def test_tokens_never_repeat(self) -> None:
         assert len({str(tokens.new_refresh_token(KEY)) for _ in range(1000)}) == 1000
 
-    def test_parse_is_the_inverse_of_str(self) -> None:
+    def test_parse_reads_what_str_writes(self) -> None:
         token = tokens.new_refresh_token(uuid.uuid4())
 
         assert tokens.parse_refresh_token(str(token)) == token
@@ -41,7 +41,7 @@ class TestRefreshToken:
 
         assert token.digest == hashlib.sha256(token.secret).hexdigest()
 
-    def test_the_successor_is_the_same_for_the_same_salt_and_another_for_another(self) -> None:
+    def test_the_successor_depends_on_the_salt(self) -> None:
         token, salt = tokens.new_refresh_token(KEY), tokens.new_salt()
 
         assert token.successor(salt) == token.successor(salt)
@@ -52,7 +52,7 @@ class TestRefreshToken:
         )
         assert token.successor(salt).secret == expected
 
-    def test_it_hides_its_secret(self) -> None:
+    def test_its_repr_hides_the_secret(self) -> None:
         token = tokens.new_refresh_token(KEY)
 
         assert repr(token) == "<RefreshToken>"
@@ -60,11 +60,11 @@ class TestRefreshToken:
     @pytest.mark.parametrize(
         "text", ["", "A" * 63, "A" * 65, "A" * 63 + "=", "A" * 63 + "\n", "+" * 64, "é" * 64, "Ａ" * 64]
     )
-    def test_anything_else_is_none(self, text: str) -> None:
+    def test_any_other_string_is_none(self, text: str) -> None:
         assert tokens.parse_refresh_token(text) is None
 
     @given(st.text(max_size=70))
-    def test_parsing_never_raises_and_what_it_reads_it_writes(self, text: str) -> None:
+    def test_parsing_never_raises(self, text: str) -> None:
         token = tokens.parse_refresh_token(text)
 
         assert token is None or str(token) == text

@@ -1,4 +1,4 @@
-"""GET and DELETE /auth/sessions, and what `platform_auth.sessions` promises to a host."""
+"""GET and DELETE /auth/sessions, and the functions of `platform_auth.sessions` for hosts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
-class TestTheList:
+class TestList:
     """security.md, row 51."""
 
     def test_it_has_the_fields_of_the_contract(self, user: Any) -> None:
@@ -42,7 +42,7 @@ class TestTheList:
         for name in ("created_at", "refreshed_at", "expires_at"):
             assert RFC3339.fullmatch(newest[name]), newest[name]
 
-    def test_nothing_of_the_refresh_token_is_in_it(self, signed_in: Api) -> None:
+    def test_it_contains_nothing_of_the_refresh_token(self, signed_in: Api) -> None:
         row = RefreshSession.objects.get()
 
         text = signed_in.get("/auth/sessions").content.decode()
@@ -51,9 +51,7 @@ class TestTheList:
         assert row.key.hex not in text
         assert row.digest not in text
 
-    def test_it_shows_no_session_of_another_user_and_none_that_is_over(
-        self, signed_in: Api, user: Any
-    ) -> None:
+    def test_it_has_no_sessions_of_other_users_and_no_expired_ones(self, signed_in: Api, user: Any) -> None:
         Api().login(make_user().email)
         old = Api()
         old.login(user.email)
@@ -65,7 +63,7 @@ class TestTheList:
 
         assert [row["current"] for row in rows] == [True]
 
-    def test_a_refresh_moves_its_times_and_address(self, user: Any, clock: Any) -> None:
+    def test_a_refresh_updates_times_and_address(self, user: Any, clock: Any) -> None:
         api = Api()
         api.login(user.email)
         clock.shift(60)
@@ -98,13 +96,13 @@ class TestEndingOne:
         assert other.get("/api/whoami").status_code == 401
         assert signed_in.get("/api/whoami").status_code == 200
 
-    def test_ones_own_can_be_ended_too(self, signed_in: Api) -> None:
+    def test_the_current_session_can_be_ended_too(self, signed_in: Api) -> None:
         (row,) = signed_in.get("/auth/sessions").json()["data"]
 
         assert signed_in.delete(f"/auth/sessions/{row['id']}/").status_code == 204
         assert signed_in.get("/auth/sessions").status_code == 401
 
-    def test_anothers_or_an_unknown_one_is_404_and_lives_on(self, signed_in: Api) -> None:
+    def test_a_session_of_another_user_or_an_unknown_one_is_404(self, signed_in: Api) -> None:
         victim = Api()
         victim.login(make_user().email)
         theirs = victim.get("/auth/sessions").json()["data"][0]["id"]
@@ -114,7 +112,7 @@ class TestEndingOne:
             assert (response.status_code, code_of(response)) == (404, "ROUTE_NOT_FOUND"), session_id
         assert victim.get("/auth/sessions").status_code == 200
 
-    def test_the_key_inside_the_refresh_token_names_no_session(self, signed_in: Api) -> None:
+    def test_the_key_in_a_refresh_token_is_not_a_session_id(self, signed_in: Api) -> None:
         key = RefreshSession.objects.get().key
 
         assert signed_in.delete(f"/auth/sessions/{key}").status_code == 404
@@ -141,17 +139,17 @@ class TestEndingTheOthers:
     @pytest.mark.parametrize(
         ("method", "path"), [("get", ""), ("delete", ""), ("delete", "/00000000-0000-4000-8000-000000000000")]
     )
-    def test_it_takes_an_access_token(self, api: Api, method: str, path: str, db: None) -> None:
+    def test_it_needs_an_access_token(self, api: Api, method: str, path: str, db: None) -> None:
         response = api.request(method, f"/auth/sessions{path}")
 
         assert (response.status_code, code_of(response)) == (401, "INVALID_CREDENTIALS")
         assert response["WWW-Authenticate"] == "Bearer"
 
 
-class TestWhatAHostMayCall:
-    """`platform_auth.sessions` of the public names."""
+class TestPublicFunctions:
+    """The public functions of `platform_auth.sessions`."""
 
-    def test_open_gives_tokens_that_work(self, user: Any) -> None:
+    def test_open_returns_working_tokens(self, user: Any) -> None:
         api = Api()
 
         grant = sessions.open(user)
@@ -160,7 +158,7 @@ class TestWhatAHostMayCall:
         assert api.get("/api/whoami").json() == {"user": str(user.pk)}
         assert api.refresh().status_code == 200
 
-    def test_a_grant_hides_its_tokens(self, user: Any) -> None:
+    def test_the_repr_of_a_grant_hides_its_tokens(self, user: Any) -> None:
         grant = sessions.open(user)
 
         assert grant.access_token not in repr(grant)
@@ -182,7 +180,7 @@ class TestWhatAHostMayCall:
             sessions.open(user)
         assert not RefreshSession.objects.exists()
 
-    def test_open_refuses_a_user_who_is_gone(self, user: Any) -> None:
+    def test_open_refuses_a_deleted_user(self, user: Any) -> None:
         stale = type(user).objects.get()
         user.delete()
 
@@ -190,7 +188,7 @@ class TestWhatAHostMayCall:
             sessions.open(stale)
 
     def test_open_refuses_a_user_with_a_factor_that_was_not_given(self, user: Any) -> None:
-        """security.md, row 3: whoever opens a session says that the factor was shown, or there is none."""
+        """security.md, row 3: the caller says that the factor was verified, or there must be none."""
         factor = TOTPFactor(user=user, name="app", confirmed=True)
         factor.secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
         factor.save()
@@ -201,13 +199,13 @@ class TestWhatAHostMayCall:
         sessions.open(user, amr=("pwd", "otp"))
         sessions.open(user, factor_satisfied=True)
 
-    def test_open_works_within_a_transaction_of_the_host(self, user: Any) -> None:
+    def test_open_works_inside_a_transaction_of_the_host(self, user: Any) -> None:
         with transaction.atomic():
             grant = sessions.open(user)
 
         assert RefreshSession.objects.get().pk == grant.session.pk
 
-    def test_revoke_ends_one_and_revoke_all_the_rest(self, user: Any) -> None:
+    def test_revoke_ends_one_session_and_revoke_all_the_rest(self, user: Any) -> None:
         first, second, third = (sessions.open(user) for _ in range(3))
 
         sessions.revoke(first.session)
@@ -218,10 +216,10 @@ class TestWhatAHostMayCall:
         sessions.revoke(first.session)
 
 
-class TestAFailingEvent:
-    """Sessions end together with the record of their end, or not at all."""
+class TestFailingEvent:
+    """Sessions end together with the event about it, or not at all."""
 
-    def test_the_others_go_on(self, signed_in: Api, user: Any) -> None:
+    def test_the_other_sessions_stay(self, signed_in: Api, user: Any) -> None:
         other = sessions.open(user).session
 
         with failing(at="INSERT", of=AuthEvent):
@@ -231,7 +229,9 @@ class TestAFailingEvent:
         assert signed_in.delete("/auth/sessions").status_code == 204
         assert not RefreshSession.objects.filter(pk=other.pk).exists()
 
-    def test_those_of_a_suspended_user_go_on_until_the_next_refresh(self, signed_in: Api, user: Any) -> None:
+    def test_the_sessions_of_a_suspended_user_stay_until_the_next_refresh(
+        self, signed_in: Api, user: Any
+    ) -> None:
         type(user).objects.update(is_active=False)
 
         with failing(at="INSERT", of=AuthEvent):

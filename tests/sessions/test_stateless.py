@@ -1,4 +1,4 @@
-"""StatelessAccessTokenAuthentication: the token is believed, nothing is looked up."""
+"""StatelessAccessTokenAuthentication: the token is accepted without a lookup."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def authenticate(token: str) -> Any:
     return StatelessAccessTokenAuthentication().authenticate(Request(request))
 
 
-class TestWithoutALookUp:
-    def test_a_request_costs_no_statement(self, signed_in: Api, user: Any) -> None:
+class TestWithoutALookup:
+    def test_a_request_runs_no_statement(self, signed_in: Api, user: Any) -> None:
         with statements() as run:
             response = signed_in.get("/api/stateless")
 
         assert response.json() == {"user": str(user.pk)}
         assert run() == []
 
-    def test_the_user_is_loaded_only_when_more_than_the_key_is_asked_for(
+    def test_the_user_is_loaded_only_if_more_than_the_key_is_needed(
         self, signed_in: Api, user: Any, django_assert_num_queries: Any
     ) -> None:
         with django_assert_num_queries(0):
@@ -44,8 +44,8 @@ class TestWithoutALookUp:
         with django_assert_num_queries(1):
             assert found.email == user.email
 
-    def test_a_revoked_session_lives_until_its_token_expires(self, user: Any, clock: Any) -> None:
-        """security.md, row 27, with the check off: at most 15 minutes."""
+    def test_a_revoked_session_works_until_its_token_expires(self, user: Any, clock: Any) -> None:
+        """security.md, row 27, without the lookup: at most 15 minutes."""
         api = Api()
         api.login(user.email)
         sessions.revoke_all(user)
@@ -55,7 +55,7 @@ class TestWithoutALookUp:
         response = api.get("/api/stateless")
         assert (response.status_code, code_of(response)) == (401, "TOKEN_EXPIRED")
 
-    def test_a_user_who_is_gone_is_401_when_asked_for_more(self, signed_in: Api, user: Any) -> None:
+    def test_a_deleted_user_is_401_when_loaded(self, signed_in: Api, user: Any) -> None:
         user.delete()
         found, _claims = authenticate(signed_in.access_token or "")
 
@@ -63,19 +63,19 @@ class TestWithoutALookUp:
             assert found.email
 
     @pytest.mark.parametrize("header", ["Bearer", "Bearer x", "Bearer x.y.z", "bearer null"])
-    def test_a_bad_token_is_401_and_never_anonymous(self, api: Api, db: None, header: str) -> None:
+    def test_a_bad_token_is_401_not_anonymous(self, api: Api, db: None, header: str) -> None:
         response = api.get("/api/stateless", headers={"Authorization": header})
 
         assert (response.status_code, code_of(response)) == (401, "INVALID_TOKEN")
         assert response["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
-    def test_no_token_is_401_by_the_permission(self, api: Api, db: None) -> None:
+    def test_a_missing_token_is_refused_by_the_permission(self, api: Api, db: None) -> None:
         response = api.get("/api/stateless")
 
         assert (response.status_code, code_of(response)) == (401, "INVALID_CREDENTIALS")
         assert response["WWW-Authenticate"] == "Bearer"
 
-    def test_a_subject_that_is_no_key_is_401(self, api: Api, db: None) -> None:
+    def test_a_subject_that_is_not_a_primary_key_is_401(self, api: Api, db: None) -> None:
         token = signed_tokens.sign(
             tokens.ACCESS,
             {"sub": "no key", "sid": "00000000-0000-4000-8000-000000000000", "amr": [], "auth_time": 1},
@@ -86,8 +86,8 @@ class TestWithoutALookUp:
         assert api.get("/api/stateless", headers={"Authorization": f"Bearer {token}"}).status_code == 401
 
 
-class TestTheCookie:
-    def test_it_counts_and_is_guarded_on_unsafe_methods(self, user: Any) -> None:
+class TestCookie:
+    def test_it_authenticates_and_is_protected_on_unsafe_methods(self, user: Any) -> None:
         """security.md, row 57."""
         api = Api()
         api.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "session"})
@@ -98,7 +98,7 @@ class TestTheCookie:
         response = api.post("/api/stateless", headers=evil)
         assert (response.status_code, code_of(response)) == (403, "FORBIDDEN")
 
-    def test_a_bad_header_beats_a_good_cookie(self, user: Any) -> None:
+    def test_a_bad_header_takes_precedence_over_a_good_cookie(self, user: Any) -> None:
         api = Api()
         api.post("/auth/login", {"email": user.email, "password": PASSWORD, "mode": "session"})
 
@@ -106,8 +106,8 @@ class TestTheCookie:
         assert api.get("/api/stateless", headers={"Authorization": "null"}).status_code == 200
 
 
-class TestAPolicyOfASecondFactor:
-    def test_a_session_that_must_set_one_up_is_403(self, user: Any, configure: Any) -> None:
+class TestSecondFactorPolicy:
+    def test_a_session_that_must_set_up_a_factor_is_403(self, user: Any, configure: Any) -> None:
         configure(TFA_REQUIRED_FOR_STAFF=True)
         type(user).objects.update(is_staff=True)
         api = Api()

@@ -1,5 +1,5 @@
-// Drive one official client of this API against the example site: `node run.mjs SCENARIO CLIENT MODE`.
-// SITE is its base URL, EMAIL and PASSWORD an account, OUTBOX the folder of its mails. Exits with 0 if all went well.
+// Run one official client of this API against the example site: `node run.mjs SCENARIO CLIENT MODE`.
+// SITE is its base URL, EMAIL and PASSWORD an account, OUTBOX the folder with its emails. Exits with 0 on success.
 import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
@@ -9,7 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 const { SITE, EMAIL, PASSWORD, OUTBOX } = process.env;
 const [scenario, clientName, mode] = process.argv.slice(2);
 
-// Node has no cookie jar. This one is enough for one site and counts what is asked for.
+// Node has no cookie jar. This one is enough for one site, and counts requests.
 const jar = new Map();
 const calls = [];
 const cookies = () => [...jar].map(([name, value]) => `${name}=${value}`).join("; ");
@@ -42,7 +42,7 @@ function withCookies(axios) {
   });
 }
 
-// One face for the three clients. `token` is what the client sends in its Authorization header, null in mode session.
+// One interface for the three clients. `token` is what the client sends in its Authorization header; null in mode session.
 const clients = {
   async sdk() {
     const sdk = await import("@directus/sdk");
@@ -131,9 +131,9 @@ async function tokenOfMail() {
   for (let attempt = 0; attempt < 600; attempt++) {
     const mails = readdirSync(OUTBOX, { withFileTypes: true }).filter((entry) => entry.isFile());
     for (const { name } of mails) {
-      // Quoted-printable, where the mail is.
+      // Decode quoted-printable, if the email uses it.
       const text = readFileSync(`${OUTBOX}/${name}`, "utf8").replace(/=\r?\n/g, "").replace(/=3D/g, "=");
-      // A line of hyphens ends it.
+      // A line of hyphens ends the email.
       const found = /-{79}\n$/.test(text) && text.includes(EMAIL) && text.match(/[?&]token=([\w.-]+)/);
       if (found) return found[1];
     }
@@ -161,7 +161,7 @@ const scenarios = {
     assert.equal(jar.size, 0);
     assert.equal(await notesWith(after), 401);
     assert.equal(await notesWith(before), 401);
-    // 10.3.5 tries to refresh without a token before it calls.
+    // 10.3.5 tries to refresh without a token before the call.
     await refuses(client.notes(), "INVALID_CREDENTIALS", ...(clientName === "sdk-10" ? ["INVALID_PAYLOAD"] : []));
     if (client.providers) assert.deepEqual(await client.providers(), []);
   },
@@ -178,7 +178,7 @@ const scenarios = {
     const secret = await client.generate(PASSWORD);
     const wrong = oneTimePassword(secret, 0);
     await refuses(client.enable(secret, wrong), "INVALID_OTP");
-    // The code of the step before this one is good for as long as this step lasts.
+    // The code of the previous step is valid until the current step ends.
     const left = 30_000 - (Date.now() % 30_000);
     if (left < 10_000) await sleep(left);
     const now = Date.now();

@@ -1,5 +1,5 @@
-// The second factor as a front end sets it up with the official SDK: node tfa.mjs <url> <e-mail> <password>
-// Where a user would read a code off the phone, it asks on stdout with the secret and reads the code from stdin.
+// The second factor as a front end sets it up with the official SDK: node tfa.mjs <url> <email> <password>
+// Instead of reading a code from a phone, it prints the secret on stdout and reads the code from stdin.
 import assert from "node:assert/strict";
 import { createInterface } from "node:readline";
 import {

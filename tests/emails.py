@@ -1,4 +1,4 @@
-"""What the tests read out of mails."""
+"""Helpers to read emails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LINK = re.compile(r"https?://[^\s\"<>]+")
 
 
 def link_of(message: Any) -> str:
-    """Return the one link of a mail, the same in its text and in its HTML."""
+    """Return the only link of an email, which is the same in text and HTML."""
     assert isinstance(message, EmailMultiAlternatives)
     (link,) = _LINK.findall(str(message.body))
     html = str(message.alternatives[0][0])
@@ -23,6 +23,6 @@ def link_of(message: Any) -> str:
 
 
 def token_of(message: Any) -> str:
-    """Return the token in a reset mail's link."""
+    """Return the token in the link of a reset email."""
     (token,) = parse_qs(urlsplit(link_of(message)).query)["token"]
     return token

@@ -1,6 +1,4 @@
-"""security.md, row 4: every way in is known, and enforces the same account state and the same policy of a second
-factor.
-"""
+"""security.md, row 4: every sign-in method is known, and enforces the same account state and second-factor policy."""
 
 from __future__ import annotations
 
@@ -18,12 +16,12 @@ from tests.endpoints import ENDPOINTS
 
 PACKAGE = Path(platform_auth.__file__).parent
 
-WAYS_IN = {"LoginView", "RefreshView", "OAuthCallbackView", "OAuthOTPView"}
-"""The views that issue tokens. Whoever adds one adds tests that it refuses the inactive and asks for the factor."""
+SIGN_IN_VIEWS = {"LoginView", "RefreshView", "OAuthCallbackView", "OAuthOTPView"}
+"""The views that issue tokens. A new one needs tests that it refuses inactive users and asks for the second factor."""
 
 
 class Function(NamedTuple):
-    """A function of the package, as its callers write it: `sessions.open`."""
+    """A function of the package, as callers write it: `sessions.open`."""
 
     module: str
     name: str
@@ -45,7 +43,7 @@ def called(tree: ast.AST) -> set[Function]:
 
 
 def granting() -> set[Function]:
-    """Return the functions whose value holds tokens."""
+    """Return the functions that return tokens."""
     return {
         Function(path.removesuffix(".py").removesuffix("/__init__").rpartition("/")[2], node.name)
         for path, tree in trees().items()
@@ -56,8 +54,8 @@ def granting() -> set[Function]:
     }
 
 
-class TestTheListOfWaysIn:
-    def test_the_views_that_say_they_give_tokens_are_the_ways_in(self) -> None:
+class TestListOfSignInMethods:
+    def test_every_view_that_declares_tokens_is_listed(self) -> None:
         giving = {
             endpoint.view.__name__
             for endpoint in ENDPOINTS
@@ -65,9 +63,9 @@ class TestTheListOfWaysIn:
             and any(isinstance(operation.gives, Tokens) for operation in endpoint.view.operations.values())
         }
 
-        assert giving == WAYS_IN
+        assert giving == SIGN_IN_VIEWS
 
-    def test_the_views_that_get_tokens_are_the_ways_in(self) -> None:
+    def test_every_view_that_returns_tokens_is_listed(self) -> None:
         functions = granting()
         getting = {
             node.name
@@ -78,24 +76,24 @@ class TestTheListOfWaysIn:
         }
 
         assert Function("sessions", "open") in functions
-        assert getting == WAYS_IN
+        assert getting == SIGN_IN_VIEWS
 
-    def test_tokens_are_made_in_sessions_alone_and_sessions_opened_by_one_way_in(self) -> None:
+    def test_only_sessions_creates_tokens_and_one_function_opens_sessions(self) -> None:
         def modules(function: Function) -> set[str]:
             return {path for path, tree in trees().items() if function in called(tree)}
 
         assert modules(Function("tokens", "issue_access_token")) == {"sessions/__init__.py"}
         assert modules(Function("tokens", "new_refresh_token")) == {"sessions/__init__.py"}
-        # `open` is the host's way in alone.
+        # Only hosts call `open`.
         assert not modules(Function("sessions", "open"))
         assert modules(Function("sessions", "open_on")) == {"login/__init__.py"}
         assert modules(Function("login", "log_in")) == {"providers/flow.py"}
         assert modules(Function("login", "with_password")) == {"views/login.py"}
 
-    def test_no_other_endpoint_answers_with_a_token(self, signed_in: Api) -> None:
-        """security.md, row 60, black box: whatever is asked of them, signed in and not."""
+    def test_no_other_endpoint_returns_a_token(self, signed_in: Api) -> None:
+        """security.md, row 60, black box: for every request, signed in or not."""
         for endpoint in ENDPOINTS:
-            if endpoint.view.__name__ in WAYS_IN:
+            if endpoint.view.__name__ in SIGN_IN_VIEWS:
                 continue
             for method in endpoint.methods - {"DELETE"}:
                 response = signed_in.request(method.lower(), endpoint.path)
@@ -107,10 +105,10 @@ class TestTheListOfWaysIn:
 
 
 @pytest.mark.django_db
-class TestEveryWayInEnforcesTheSame:
-    """By password and by refresh; a provider's is in its own tests."""
+class TestEverySignInMethod:
+    """By password and by refresh; provider logins have their own tests."""
 
-    def test_the_inactive_get_in_by_none(self, user: Any) -> None:
+    def test_refuses_inactive_users(self, user: Any) -> None:
         api = Api()
         api.login(user.email)
         type(user).objects.update(is_active=False)
@@ -119,7 +117,7 @@ class TestEveryWayInEnforcesTheSame:
         assert code_of(api.refresh()) == "USER_SUSPENDED"
         assert not RefreshSession.objects.exists()
 
-    def test_a_policy_that_asks_for_a_factor_closes_sessions_of_each(self, user: Any, configure: Any) -> None:
+    def test_restricts_sessions_if_a_second_factor_is_missing(self, user: Any, configure: Any) -> None:
         early, late = Api(), Api()
         early.login(user.email)
         type(user).objects.update(is_staff=True)
