@@ -252,7 +252,7 @@ class TestOutage:
             assert response.status_code == status
             assert f'<input type="hidden" name="token" value="{token}">' in html
             assert 'role="alert"' in html
-            assert "Account:" not in text_of(response)
+            assert "Account" not in text_of(response)
             assert NEW not in html
         assert page.post(RESET, reset_fields(token)).status_code == 200
 
