@@ -150,9 +150,10 @@ class Settings:
     PASSWORD_RESET_TOKEN_TTL = Setting(HOUR, "how long a password reset link is valid", bounds=(SECOND, HOUR))
     EXPIRES_UNIT = Setting[ExpiresUnit](
         "seconds", 'the unit of `expires` in answers; or `"milliseconds"`', get_args(ExpiresUnit))
-    ISSUER = Setting[str](None, "the JWT's `iss`", TEXT_OR_NONE, read=_or_public_url)
-    AUDIENCE = Setting[str](None, "the JWT's `aud`", TEXT_OR_NONE, read=_or_public_url)
-    SIGNING_ALGORITHM = Setting[Algorithm]("HS256", 'or `"EdDSA"`, `"ES256"`, `"RS256"`', get_args(Algorithm))
+    ISSUER = Setting[str](None, "the `iss` claim of tokens", TEXT_OR_NONE, read=_or_public_url)
+    AUDIENCE = Setting[str](None, "the `aud` claim of tokens", TEXT_OR_NONE, read=_or_public_url)
+    SIGNING_ALGORITHM = Setting[Algorithm](
+        "HS256", 'the algorithm of all tokens; or `"EdDSA"`, `"ES256"`, `"RS256"`', get_args(Algorithm))
     # Public PEM keys are allowed after the first.
     SIGNING_KEYS = Setting[Keys](
         None, "newest first: the first signs, all verify. HS256: strings of at least 32 bytes; else PEM private keys",
@@ -174,7 +175,7 @@ class Settings:
     PASSWORD_RESET_FOR_PROVIDER_ACCOUNTS = Setting(
         False, "whether a password reset may set a password for an account that has none")
     MAIL_DELIVERY = Setting[MailDelivery](
-        "thread", 'or `"task"` (Django\'s task framework; the extra `tasks` on 5.2), `"inline"` (tests)',
+        "thread", 'who sends emails; or `"task"` (Django\'s task framework; extra `tasks` on 5.2), `"inline"` (tests)',
         get_args(MailDelivery))
     EVENT_RETENTION = Setting(180 * DAY, "how long `platform_auth_prune` keeps events", bounds=(SECOND, None))
     COOKIE_SECURE = Setting[bool](
@@ -196,7 +197,7 @@ class Settings:
     OAUTH_PRIVATE_HOSTS = Setting[list[str]](
         [], "hosts of providers that may have a private address", LIST,
         read=lambda hosts: [host.lower() for host in hosts])
-    PASSWORD_LOGIN = Setting(True, "`False`: users can only log in with providers")
+    PASSWORD_LOGIN = Setting(True, "whether users can log in with a password; `False`: only with providers")
     # fmt: on
 
     @property

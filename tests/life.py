@@ -22,9 +22,9 @@ from django.urls import reverse
 
 from platform_auth.models import AuthEvent, RefreshSession, TOTPFactor
 from tests.conftest import PASSWORD, Api, enrol, make_user
+from tests.emails import token_of
 from tests.flows import Browser, add_provider
 from tests.identity_provider import CLIENT_SECRET, Provider
-from tests.emails import token_of
 
 NEW_PASSWORD = "plenty of violet umbrellas"
 LAST_PASSWORD = "seven quiet lighthouses"

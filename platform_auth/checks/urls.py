@@ -77,7 +77,7 @@ def private_hosts() -> Messages:
     for host in conf.OAUTH_PRIVATE_HOSTS:
         if not _HOST.fullmatch(host):
             yield Error(
-                f"OAUTH_PRIVATE_HOSTS: {host!r} must be a host.",
+                f"OAUTH_PRIVATE_HOSTS: {host!r} is not a host.",
                 hint='List hosts by name or address, such as "id.internal.example", without wildcards, scheme or port.',
                 id="platform_auth.E019",
             )
