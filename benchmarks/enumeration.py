@@ -1,4 +1,4 @@
-"""Does the time of an answer reveal which accounts exist? Measured with POST /auth/password/request and /auth/login.
+"""Does the time of a response reveal which accounts exist? Measured with POST /auth/password/request and /auth/login.
 
     python -m benchmarks.enumeration [--samples 2000] [--only request|login] [--mail up,down,slow]
                                      [--reset-url absent,allowed,refused]
@@ -6,7 +6,7 @@
 A separate server process (gunicorn with threads) is asked over one connection, with the classes of accounts in random
 order: known, unknown, inactive, provider-only, and `control`, a second set of unknown addresses, which shows what no
 difference looks like on this machine. Each class is compared with `unknown`: the difference of the medians must be
-below max(2 ms, 3 %), and the AUC (the probability that an attacker who sees one answer of each guesses right) between
+below max(2 ms, 3 %), and the AUC (the probability that an attacker who sees one response of each guesses right) between
 0.45 and 0.55. Otherwise it exits with 1. Run it on a machine that is idle.
 """
 
@@ -138,7 +138,7 @@ def make_application() -> object:
 
 
 def ask(connection: http.client.HTTPConnection, path: str, body: dict[str, str], status: int) -> float:
-    """Send one request; return the seconds until the whole answer has arrived."""
+    """Send one request; return the seconds until the whole response has arrived."""
     raw = json.dumps(body)
     began = time.perf_counter()
     connection.request("POST", path, raw, {"Content-Type": "application/json"})

@@ -73,13 +73,13 @@ class StatelessAccessTokenAuthentication(BaseAuthentication):
 
 
 def _read(request: Request) -> str | None:
-    """Return the access token of a request, and add what it depends on to the answer's `Vary`.
+    """Return the access token of a request, and add what it depends on to the response's `Vary`.
 
     Otherwise a shared cache could serve one user's answer to another, or to anyone.
     """
     headers = getattr((request.parser_context or {}).get("view"), "headers", None)
     if headers is not None:
-        # DRF adds these headers to the answer.
+        # DRF adds these headers to the response.
         headers["Vary"] = ", ".join(filter(None, [headers.get("Vary"), "Authorization", "Cookie"]))
     return cookies.read_access_token(request._request)
 

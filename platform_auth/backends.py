@@ -21,7 +21,7 @@ LIMITED = "_platform_auth_limited"
 
 
 def find_by_email(email: str) -> Any:
-    """Return the user with this email address in any case, or None, also if there are several.
+    """Return the user with this email address in any case, or None, even if there are several.
 
     `Lower()` in the database finds candidates, using an index on it. An exact comparison in Python then decides,
     because collations treat accented and look-alike letters as equal (CVE-2019-19844). A non-ASCII letter never
@@ -137,7 +137,7 @@ def _take_login(request: HttpRequest, name: str, user: Any) -> limits.LoginAttem
 
 def record_failed_login_elsewhere(*, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:
     """Record a failed login outside our API, with the account that was tried."""
-    # Our API passes both names and records its own event; so does a limit.
+    # Our API passes both names and records its own event; a refusal by a limit has been recorded too.
     if request is None or {"username", "email"} <= credentials.keys() or hasattr(request, LIMITED):
         return
     name = credentials.get("username") or credentials.get(get_user_model().USERNAME_FIELD)

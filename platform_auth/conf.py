@@ -156,14 +156,14 @@ class Settings:
         "HS256", 'the algorithm of all tokens; or `"EdDSA"`, `"ES256"`, `"RS256"`', get_args(Algorithm))
     # Public PEM keys are allowed after the first.
     SIGNING_KEYS = Setting[Keys](
-        None, "newest first: the first signs, all verify. HS256: strings of at least 32 bytes; else PEM private keys",
-        LIST_OR_NONE, read=_signing_keys)
+        None, "newest first: the first signs, all verify. HS256: strings of 32 bytes or more; "
+        "else PEM keys, of which the first is private", LIST_OR_NONE, read=_signing_keys)
     # Strings of 32 bytes or more, from which `sealing` derives its keys.
     ENCRYPTION_KEYS = Setting[Keys](
         None, "encrypt secrets at rest; newest first", LIST_OR_NONE,
         read=lambda keys: list(keys or conf.django_secrets))
     PUBLIC_URL = Setting[str | None](
-        None, "the base URL of this site, for links in emails and the redirect URI of providers", TEXT_OR_NONE,
+        None, "the base URL of this site, for links in emails and the callback URLs of providers", TEXT_OR_NONE,
         read=_public_url)
     PASSWORD_RESET_URL = Setting[str | None](
         None, "where the link in a reset email leads if the request has no `reset_url`", TEXT_OR_NONE)
@@ -179,7 +179,8 @@ class Settings:
         get_args(MailDelivery))
     EVENT_RETENTION = Setting(180 * DAY, "how long `platform_auth_prune` keeps events", bounds=(SECOND, None))
     COOKIE_SECURE = Setting[bool](
-        None, "whether cookies are `Secure`, with the prefix `__Host-`", (bool, NoneType),
+        None, "whether cookies are `Secure`, with the prefix `__Host-`, or `__Secure-` if `COOKIE_DOMAIN` is set",
+        (bool, NoneType),
         read=lambda secure: not settings.DEBUG if secure is None else bool(secure))
     COOKIE_SAMESITE = Setting[SameSite]("Lax", "the `SameSite` attribute of cookies", get_args(SameSite))
     COOKIE_DOMAIN = Setting[str | None](None, "the `Domain` attribute of cookies", TEXT_OR_NONE)
@@ -195,7 +196,7 @@ class Settings:
     TFA_REQUIRED_GROUPS = Setting[list[str]]([], "groups whose members must have a second factor", LIST, read=list)
     TFA_REQUIRED_FOR_STAFF = Setting(False, "whether all staff users must have a second factor")
     OAUTH_PRIVATE_HOSTS = Setting[list[str]](
-        [], "hosts of providers that may have a private address", LIST,
+        [], "provider hosts that may resolve to private addresses", LIST,
         read=lambda hosts: [host.lower() for host in hosts])
     PASSWORD_LOGIN = Setting(True, "whether users can log in with a password; `False`: only with providers")
     # fmt: on

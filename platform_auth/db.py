@@ -1,7 +1,7 @@
 """Database helpers: lock a user's row, run a function in one transaction, retry after a deadlock.
 
 Everything that ends sessions (a reset, a password change, a new factor, a deactivation) and everything that opens one
-locks the user's row first, so of two at the same time the second sees what the first did. The lock is a conditional
+locks the user's row first, so each of them sees what the one before it committed. The lock is a conditional
 UPDATE, not SELECT ... FOR UPDATE, because its row count decides the race on every database, including SQLite.
 
 If the database gives up (a serialization failure, a deadlock), the whole transaction is tried again. It was rolled
@@ -116,7 +116,7 @@ def in_transaction(function: Callable[P, R]) -> Callable[P, R]:
     """Run the function in a transaction of its own, and retry it if the database gave up: see `retried`.
 
     An exception rolls everything back, unless it is an error with `keeps_changes`: the count of a wrong one-time
-    password outlives the answer that reports it.
+    password outlives the response that reports it.
     """
 
     @retried

@@ -46,12 +46,12 @@ Entry = dict[str, Any]
 
 
 class PlatformAuthError(drf.APIException):
-    """Base of all errors. Not raised itself: each subclass is one answer of the contract."""
+    """Base of all errors. Not raised itself: each subclass is one response of the contract."""
 
     code: ClassVar[str]
     message: ClassVar[str | Promise]
     auth_header: str | None = None
-    """The value of the WWW-Authenticate header, if the answer has one."""
+    """The value of the WWW-Authenticate header, if the response has one."""
     session_over: bool = False
     """Whether the session of the token has certainly ended, so that its cookies may be cleared."""
     keeps_changes: bool = False
@@ -64,7 +64,7 @@ class PlatformAuthError(drf.APIException):
 
     @property
     def entries(self) -> list[Entry]:
-        """The entries of the answer, one or several."""
+        """The entries of the response, one or several."""
         return [{"message": str(self.text), "extensions": {"code": self.code, **self.extensions}}]
 
     @property
@@ -195,7 +195,7 @@ class InvalidProvider(PlatformAuthError):
 
     status_code = 403
     code = "INVALID_PROVIDER"
-    message = _("This provider account can't be used to log in here.")
+    message = _("This provider account can't be used to sign in here.")
 
 
 class RouteNotFound(PlatformAuthError):

@@ -1,4 +1,4 @@
-"""Events: a row, a log record and a signal for everything that happens.
+"""Events: a row and a log record for everything that happens, and a signal for some of it.
 
 The `reason` of a failed login: "credentials" (unknown, inactive, or a wrong password), "limited", "missing", "shape",
 "code" or "recovery code" (what was wrong with the one-time password). For provider logins, `providers.identities` and

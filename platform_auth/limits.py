@@ -113,8 +113,8 @@ def given_back_on_outage(attempt: LoginAttempt) -> Iterator[None]:
 def give_back_address(attempt: LoginAttempt) -> None:
     """After the right password without its one-time password: give back what was counted for the address.
 
-    So an office also gets in with a front end that asks for one after the other. The account's counts stay; otherwise
-    somebody who knows the password could try one-time passwords without end.
+    So an office also gets in with a front end that asks for the password first and the code next. The account's
+    counts stay; otherwise somebody who knows the password could try one-time passwords without end.
     """
     if attempt.address:
         _give_back(attempt.address)

@@ -79,9 +79,7 @@ class RefreshSession(models.Model):
     created_at = models.DateTimeField(_("logged in at"), default=timezone.now)
     rotated_at = models.DateTimeField(_("refreshed at"), default=timezone.now)
     expires_at = models.DateTimeField(_("expires at"))
-    ip_address = models.GenericIPAddressField(
-        pgettext_lazy("authentication", "address"), null=True, blank=True
-    )
+    ip_address = models.GenericIPAddressField(_("IP address"), null=True, blank=True)
     user_agent = models.CharField(_("user agent"), max_length=512, blank=True)
 
     objects = PrimaryManager.from_queryset(RefreshSessionQuerySet)()
@@ -114,9 +112,7 @@ class PasswordResetToken(models.Model):
     fingerprint = models.CharField(max_length=64, editable=False, serialize=False)
     created_at = models.DateTimeField(_("requested at"), default=timezone.now)
     expires_at = models.DateTimeField(_("expires at"))
-    ip_address = models.GenericIPAddressField(
-        pgettext_lazy("authentication", "address"), null=True, blank=True
-    )
+    ip_address = models.GenericIPAddressField(_("IP address"), null=True, blank=True)
 
     objects = PrimaryManager()
 
@@ -234,8 +230,8 @@ class FailedCode(models.Model):
     objects = PrimaryManager()
 
     class Meta:
-        verbose_name = _("rejected one-time password")
-        verbose_name_plural = _("rejected one-time passwords")
+        verbose_name = _("refused one-time password")
+        verbose_name_plural = _("refused one-time passwords")
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["user", "failed_at"], name="platform_auth_failed_code"),
             models.Index(fields=["failed_at"], name="platform_auth_failed_code_at"),
@@ -370,8 +366,12 @@ class OAuthProvider(models.Model):
         blank=True,
         help_text=_("Microsoft: the ID of the tenant."),
     )
-    team_id = models.CharField(_("team ID"), max_length=64, blank=True, help_text=_("Apple."))
-    key_id = models.CharField(_("key ID"), max_length=64, blank=True, help_text=_("Apple."))
+    team_id = models.CharField(
+        _("team ID"), max_length=64, blank=True, help_text=_("Apple: the ID of your team.")
+    )
+    key_id = models.CharField(
+        _("key ID"), max_length=64, blank=True, help_text=_("Apple: the ID of the private key.")
+    )
     sealed_private_key = models.TextField(editable=False, blank=True, default="")
     private_key = sealing.Secret(
         "sealed_private_key", lambda row: f"provider:{row.id}:private_key", optional=True
@@ -429,7 +429,7 @@ class OAuthProvider(models.Model):
         verbose_name = _("OAuth provider")
         verbose_name_plural = _("OAuth providers")
         permissions: ClassVar[Any] = [
-            ("change_provider_secrets", "Can change whom an OAuth provider talks to and lets in"),
+            ("change_provider_secrets", "Can change an OAuth provider's URLs, credentials and login rules"),
         ]
         ordering: ClassVar[list[str]] = ["order", "key"]
 
@@ -451,7 +451,7 @@ class OAuthIdentity(models.Model):
     )
     issuer = models.CharField(pgettext_lazy("OAuth provider", "issuer"), max_length=512, blank=True)
     subject = models.CharField(pgettext_lazy("OAuth provider", "subject"), max_length=255)
-    # SHA-256 of issuer and subject: an exact comparison also on databases that ignore case.
+    # SHA-256 of issuer and subject: an exact comparison even on databases that ignore case.
     subject_digest = models.CharField(max_length=64, editable=False)
     email = models.CharField(_("email address at the provider"), max_length=254, blank=True)
     # This identity created the account with an address that nobody trusted had verified. If the owner of the address
@@ -528,7 +528,7 @@ class RateCounter(models.Model):
 
 
 class AuthEvent(AppendOnlyModel):
-    """Something that happened. Rows are added and pruned, never changed."""
+    """Something that happened. Rows are added and pruned, and changed only to forget a deleted user."""
 
     class Kind(models.TextChoices):
         LOGGED_IN = "logged_in", _("logged in")
@@ -571,9 +571,7 @@ class AuthEvent(AppendOnlyModel):
         related_name="+",
     )
     created_at = models.DateTimeField(pgettext_lazy("authentication", "time"), default=timezone.now)
-    ip_address = models.GenericIPAddressField(
-        pgettext_lazy("authentication", "address"), null=True, blank=True
-    )
+    ip_address = models.GenericIPAddressField(_("IP address"), null=True, blank=True)
     # Decides whether an address is familiar: the IPv4 address, or the /64 of an IPv6 address.
     network = models.CharField(max_length=43, blank=True, editable=False)
     user_agent = models.CharField(_("user agent"), max_length=512, blank=True)

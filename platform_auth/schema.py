@@ -122,7 +122,7 @@ def _successes(operation: Operation, name: str) -> dict[int, Any]:
 
 @functools.cache
 def _answer(operation: Operation, name: str) -> Any:
-    """Return the shape of a whole answer; one for our view and a host's subclass with the same name."""
+    """Return the shape of a whole response; one for our view and a host's subclass with the same name."""
     body = dict(operation.extra) | ({"data": operation.gives} if operation.gives else {})
     return inline_serializer(name, body) if body else None
 

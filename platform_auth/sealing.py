@@ -63,7 +63,7 @@ def is_current(purpose: str, sealed: str) -> bool:
 class Secret(property):
     """A row's secret in plain text. `column` stores it, sealed for `purpose(row)`.
 
-    Reading raises SealBroken, also if the column is empty, because anyone can compute the codes of an empty key. Only
+    Reading raises SealBroken, even if the column is empty, because anyone can compute the codes of an empty key. Only
     an `optional` secret may be empty.
     """
 

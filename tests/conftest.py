@@ -166,7 +166,7 @@ def hearing(*listened: Signal) -> Iterator[list[dict[str, Any]]]:
 
 
 def code_of(response: Any) -> str:
-    """Return the code of the only error of an answer, and check the answer's shape."""
+    """Return the code of the only error of a response, and check the response's shape."""
     body = response.json()
     assert set(body) == {"errors"}, body
     (error,) = body["errors"]

@@ -78,7 +78,7 @@ def taking_json() -> list[Endpoint]:
 
 
 def check_declared(method: str, response: Any) -> None:
-    """Check that the view declares an answer: its status, its keys, its error codes."""
+    """Check that the view declares a response: its status, its keys, its error codes."""
     try:
         view = response.resolver_match.func.cls
         operation = view.operations[method.upper()]

@@ -55,5 +55,5 @@ class Browser:
         return self.get(f"/auth/oauth/{key}/callback?{urlencode(parameters)}")
 
     def log_in(self, provider: Provider, key: str = "demo", **query: str) -> Any:
-        """Go to the provider and back; return the callback's answer."""
+        """Go to the provider and back; return the callback's response."""
         return self.callback(provider.authorize(self.start(key, **query)["Location"]), key)

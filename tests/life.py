@@ -46,7 +46,7 @@ class Life:
         return Api(HTTP_USER_AGENT=USER_AGENT)
 
     def keep(self, response: Any) -> Any:
-        """Remember every token of an answer: in body, cookies and Location."""
+        """Remember every token of a response: in body, cookies and Location."""
         if "json" in response.headers.get("Content-Type", ""):
             data = response.json().get("data")
             if isinstance(data, dict):

@@ -18,7 +18,7 @@ IN_WORDS = {
     "ENCRYPTION_KEYS": "derived from `SECRET_KEY`",
     "PUBLIC_URL": "in DEBUG `http://localhost:8000`",
     "PASSWORD_RESET_URL": "the built-in page",
-    "PASSWORD_RESET_URL_ALLOW_LIST": "the environment variable",
+    "PASSWORD_RESET_URL_ALLOW_LIST": "the environment variable of that name, comma-separated; else `[]`",
     "COOKIE_SECURE": "not in DEBUG",
     "COOKIE_DOMAIN": "none",
     "LIMITS": "see below",

@@ -89,7 +89,7 @@ class TestAddress:
 
 
 class TestNetwork:
-    def test_an_ipv6_address_counts_by_its_64(self) -> None:
+    def test_an_ipv6_address_counts_by_its_64_bit_prefix(self) -> None:
         one, other, third = (
             caller.Caller(text, "").network
             for text in ("2001:db8:0:1::1", "2001:db8:0:1:ffff::", "2001:db8:0:2::1")

@@ -218,7 +218,7 @@ class TestRotateKeys:
         with CaptureQueriesContext(connection) as captured:
             text = run("platform_auth_rotate_keys")
 
-        assert "0 secrets encrypted again, 4 already use the newest key" in text
+        assert "0 secrets encrypted again, 4 already under the newest key" in text
         assert not [query for query in captured if query["sql"].startswith("UPDATE")]
 
     def test_a_dry_run_writes_nothing(self, settings: Any) -> None:

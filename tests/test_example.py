@@ -169,7 +169,7 @@ class TestDemo:
         done = manage(tmp_path, "demo", **PRODUCTION)
 
         assert done.returncode != 0
-        assert "only with DEBUG" in done.stderr
+        assert "only runs with DEBUG" in done.stderr
         assert not (tmp_path / "db.sqlite3").exists()
 
 
@@ -253,7 +253,7 @@ class TestStartPageInABrowser:
         assert all(cookie["httpOnly"] and cookie["sameSite"] == "Lax" for cookie in cookies.values())
 
         page.get_by_role("button", name="Refresh the session").click()
-        page.get_by_text("both cookies are new").wait_for()
+        page.get_by_text("both cookies have been replaced").wait_for()
         assert {cookie["value"] for cookie in page.context.cookies()}.isdisjoint(
             cookie["value"] for cookie in cookies.values()
         )

@@ -64,7 +64,7 @@ def statuses(api: Api, email: str, count: int, **extra: Any) -> list[int]:
 class TestLogin:
     """security.md, rows 110 to 113, 117."""
 
-    def test_five_a_minute_for_an_account_from_an_address(
+    def test_the_sixth_login_of_an_account_in_a_minute_is_limited(
         self, api: Api, user: Any, counted: str, clock: Any
     ) -> None:
         assert statuses(api, user.email, 6) == [401] * 5 + [429]
@@ -101,7 +101,9 @@ class TestLogin:
         answers = [attempt(api, email).status_code for email in ["user@example.com", "USER@EXAMPLE.COM"] * 3]
         assert answers == [401] * 5 + [429]
 
-    def test_thirty_a_minute_from_an_address(self, api: Api, counted: str, clock: Any) -> None:
+    def test_the_31st_login_of_an_address_in_a_minute_is_limited(
+        self, api: Api, counted: str, clock: Any
+    ) -> None:
         answers = [attempt(api, f"nobody{number}@example.com").status_code for number in range(31)]
 
         assert answers == [401] * 30 + [429]
@@ -109,7 +111,7 @@ class TestLogin:
         clock.shift(60)
         assert attempt(api, "nobody0@example.com").status_code == 401
 
-    def test_hundred_an_hour_for_an_account_from_all_addresses(
+    def test_the_101st_login_of_an_account_in_an_hour_is_limited(
         self, user: Any, counted: str, clock: Any
     ) -> None:
         clock.move_to(NOW.replace(minute=0, second=0))
@@ -316,7 +318,7 @@ class TestAddress:
         ]
         assert forged == [401] * 5 + [429]
 
-    def test_an_ipv6_address_counts_by_its_64(self, api: Api, user: Any) -> None:
+    def test_an_ipv6_address_counts_by_its_64_bit_prefix(self, api: Api, user: Any) -> None:
         answers = [
             attempt(Api(REMOTE_ADDR=f"2001:db8:0:1::{n:x}"), user.email).status_code for n in range(1, 7)
         ]
@@ -332,7 +334,9 @@ class TestAddress:
 
 
 class TestRefresh:
-    def test_sixty_a_minute_for_a_session(self, api: Api, user: Any, counted: str, clock: Any) -> None:
+    def test_the_61st_refresh_of_a_session_in_a_minute_is_limited(
+        self, api: Api, user: Any, counted: str, clock: Any
+    ) -> None:
         api.login(user.email)
         other = Api()
         other.login(user.email)
@@ -493,7 +497,7 @@ class TestOneTimePassword:
 
         assert self.wait(user) == self.LONG - 1000
 
-    def test_those_of_one_user_can_be_cleared(self, user: Any) -> None:
+    def test_wrong_codes_of_one_user_can_be_cleared(self, user: Any) -> None:
         other = make_user()
         self.fail(user, 10)
         self.fail(other, 10)

@@ -84,7 +84,7 @@ class OAuthProviderForm(forms.ModelForm):  # type: ignore[type-arg]
     request: HttpRequest
     """The admin's request, set on a subclass for each request."""
     may_point_elsewhere: bool
-    """Whether its user may change more than HARMLESS_FIELDS, set likewise."""
+    """Whether that admin may change more than HARMLESS_FIELDS; set in the same way."""
 
     @sensitive_variables()
     def clean(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from .. import caller, events
 from ..models import AuthEvent, OAuthProvider
 
 AT_MOST = 10_000
-"""How many rows a list counts. Its pages end there; search and filters lead further."""
+"""How many rows a list counts. Later rows can only be found by search or filters."""
 
 
 def capped_count(rows: QuerySet[Any]) -> int:

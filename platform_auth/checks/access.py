@@ -36,7 +36,7 @@ def backends() -> Messages:
         yield Warning(
             "ModelBackend is in AUTHENTICATION_BACKENDS: it accepts logins that EmailBackend refuses.",
             hint='Remove "django.contrib.auth.backends.ModelBackend": EmailBackend also provides the permissions, and '
-            "the login by user name in Django admin.",
+            "the login by username in Django admin.",
             id="platform_auth.W004",
         )
     if not any(issubclass(cls, PublicRoleBackend) for cls in classes):

@@ -81,8 +81,8 @@ def deployment() -> Messages:
         )
     if conf.MAIL_DELIVERY == "inline":
         yield Error(
-            'MAIL_DELIVERY is "inline": the time of an answer reveals which accounts exist.',
-            hint='Remove it ("thread"), or use "task".',
+            'MAIL_DELIVERY is "inline": the time of a response reveals which accounts exist.',
+            hint='Remove it to use the default, "thread", or set it to "task".',
             id="platform_auth.E025",
         )
     if isinstance(caches["default"], LocMemCache):

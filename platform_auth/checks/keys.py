@@ -27,7 +27,7 @@ def keys() -> Messages:
         yield Error(
             f"The signing keys cannot be used: {error}",
             hint='Set PLATFORM_AUTH["SIGNING_KEYS"] to a list, newest first: for HS256 strings of 32 random '
-            "bytes or more, such as secrets.token_urlsafe(48), otherwise PEM private keys. Without the setting, "
+            "bytes or more, such as secrets.token_urlsafe(48), otherwise PEM keys, the first private. Without it, "
             "HS256 keys are derived from SECRET_KEY.",
             id="platform_auth.E006",
         )
@@ -68,11 +68,11 @@ def sealed_secrets() -> Messages:
     ]
     lost = sum(not _opens(factor, "secret") for factor in _sample_of_factors())
     if lost:
-        broken.append(f"{lost} second factors (of those that were tested)")
+        broken.append(f"{lost} of the second factors that were tested")
     if broken:
         yield Error(
             f"Some secrets can't be decrypted: {', '.join(broken)}.",
-            hint="Put the key that encrypted them back, after the new one: into SECRET_KEY_FALLBACKS, or into "
+            hint="Restore the key that they were encrypted with, after the newest: in SECRET_KEY_FALLBACKS, or in "
             'PLATFORM_AUTH["ENCRYPTION_KEYS"]. Then run `manage.py platform_auth_rotate_keys`.',
             id="platform_auth.E040",
         )

@@ -51,21 +51,21 @@ def tasks() -> Messages:
         yield Error(
             'MAIL_DELIVERY is "task", but no task framework is available.',
             hint="Use Django 6.0 or the extra platform-auth[tasks], and set TASKS to a backend with a worker; "
-            'or remove MAIL_DELIVERY ("thread").',
+            'or remove MAIL_DELIVERY to use the default, "thread".',
             id="platform_auth.E014",
         )
     elif name in ("ImmediateBackend", "DummyBackend"):
         yield Warning(
             f'MAIL_DELIVERY is "task" and the task backend is {name}: either no email is ever sent, or the '
-            "answer waits for it, and its time reveals which accounts exist.",
-            hint='Set TASKS to a backend with a worker, or remove MAIL_DELIVERY ("thread").',
+            "response waits for it, and its time reveals which accounts exist.",
+            hint='Set TASKS to a backend with a worker, or remove MAIL_DELIVERY to use the default, "thread".',
             id="platform_auth.W008",
         )
     elif not backend.supports_defer:
         yield Warning(
             f'MAIL_DELIVERY is "task" and the task backend {name} can\'t run a task later: an email that fails once '
             "is not tried again.",
-            hint='Set TASKS to a backend whose supports_defer is True, or remove MAIL_DELIVERY ("thread").',
+            hint="Set TASKS to a backend whose supports_defer is True, or remove MAIL_DELIVERY.",
             id="platform_auth.W008",
         )
 

@@ -67,4 +67,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
     for spelling in (name, name.upper()):
         if near := difflib.get_close_matches(spelling, names, n=1, cutoff=0.5):
             return f'Did you mean "{near[0]}"?'
-    return f"There are: {', '.join(sorted(names))}."
+    return f"Choose one of: {', '.join(sorted(names))}."

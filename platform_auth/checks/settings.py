@@ -53,7 +53,7 @@ def types() -> Messages:
         if not is_sound(name):
             yield Error(
                 f'PLATFORM_AUTH["{name}"] is {_shown(setting)}.',
-                hint=f"It must be {_expected(setting.type)}.",
+                hint=f"It must be {_expected(setting)}.",
                 id="platform_auth.E002",
             )
 
@@ -137,13 +137,13 @@ def times() -> Messages:
     if is_sound("REFRESH_GRACE_PERIOD") and not grace.bounds[0] <= grace.value <= grace.bounds[1]:
         yield Error(
             f"REFRESH_GRACE_PERIOD is {_shown(grace)}; it must be between 0 and 60 seconds.",
-            hint="Remove it (10 seconds). It is for lost answers and for tabs that refresh at the same time.",
+            hint="Remove it to use the default, 10 seconds. It helps with lost responses and with several tabs.",
             id="platform_auth.E010",
         )
     if grace.value == timedelta(0):
         yield Warning(
-            "REFRESH_GRACE_PERIOD is 0: a lost answer, or a second tab, ends the session.",
-            hint="Remove it (10 seconds). Reuse after that time still reveals a theft.",
+            "REFRESH_GRACE_PERIOD is 0: a lost response, or a second tab, ends the session.",
+            hint="Remove it to use the default, 10 seconds. Reuse after that time still reveals a theft.",
             id="platform_auth.W002",
         )
 
@@ -157,16 +157,15 @@ def _lifetimes() -> Iterator[tuple[str, Setting[Any]]]:
 
 @check(deploy=True)
 def long_lifetimes() -> Messages:
-    """E023, W024: durations that make revocation, or a stolen mailbox, noticed too late. A session's end is up to the
-    host.
-    """
+    """E023, W024: durations so long that revocation takes effect, or a stolen mailbox is noticed, too late."""
     for name, setting in _lifetimes():
         most = setting.bounds[1]
         if most is None or (setting.value is not None and setting.value <= most):
             continue
         hint = f"Set it to {_duration(most)} or less; the default is {_duration(setting.default)}."
         if name != "SESSION_MAX_AGE":
-            yield Error(f'PLATFORM_AUTH["{name}"] is {_shown(setting)}.', hint=hint, id="platform_auth.E023")
+            message = f'PLATFORM_AUTH["{name}"] is {_shown(setting)}, which is too long.'
+            yield Error(message, hint=hint, id="platform_auth.E023")
         else:
             yield Warning(
                 f"{name} is {_shown(setting)}: a stolen session can be kept alive by refreshing.",
@@ -175,16 +174,18 @@ def long_lifetimes() -> Messages:
             )
 
 
-def _expected(allowed: tuple[Any, ...]) -> str:
-    if isinstance(allowed[0], str):
-        return f"one of {', '.join(repr(word) for word in allowed)}"
-    return " or ".join(EXAMPLES[kind] for kind in allowed if kind in EXAMPLES)
+def _expected(setting: Setting[Any]) -> str:
+    if isinstance(setting.type[0], str):
+        return f"one of {', '.join(repr(word) for word in setting.type)}"
+    if setting.type == (str,) and setting.bounds[0]:
+        return "a string that is not empty"
+    return " or ".join(EXAMPLES[kind] for kind in setting.type if kind in EXAMPLES)
 
 
 def _shown(setting: Setting[Any]) -> str:
     """Return a value for a message; for keys only the type."""
     if setting.name.endswith("_KEYS"):
-        return f"a {type(setting.value).__name__} of the wrong kind"
+        return f"not valid (its type is {type(setting.value).__name__})"
     return _duration(setting.value) if isinstance(setting.value, timedelta) else repr(setting.value)
 
 

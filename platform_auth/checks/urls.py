@@ -31,7 +31,7 @@ def public_url() -> Messages:
     elif redirects.origin_of(url) is None or not redirects.is_unambiguous(url) or "?" in url:
         yield Error(
             "PUBLIC_URL must be a base URL.",
-            hint='Write it like "https://site.example": scheme and host in lower case, without query and user name.',
+            hint='Write it like "https://site.example": scheme and host in lower case, without query and user info.',
             id="platform_auth.E005",
         )
 
@@ -59,7 +59,7 @@ def _fault_of(url: str, *, for_reset: bool) -> str | None:
     if "*" in url:
         return "Wildcards are not supported: list each URL."
     if "@" in parts.netloc:
-        return "Remove the user name."
+        return "Remove the user info, the part before the @."
     if "#" in url and not for_reset:
         return 'Remove the part from "#" on: redirects can\'t have it.'
     if not redirects.is_unambiguous(url, for_reset=for_reset):
@@ -89,7 +89,7 @@ def cookies() -> Messages:
     if conf.COOKIE_SAMESITE == "None" and not conf.COOKIE_SECURE:
         yield Error(
             'COOKIE_SAMESITE is "None" without COOKIE_SECURE, which browsers reject.',
-            hint='Remove COOKIE_SAMESITE ("Lax"), or serve the site over HTTPS with COOKIE_SECURE.',
+            hint='Remove COOKIE_SAMESITE to use the default, "Lax", or serve the site over HTTPS with COOKIE_SECURE.',
             id="platform_auth.E011",
         )
     names = [conf.REFRESH_COOKIE_NAME, conf.ACCESS_COOKIE_NAME]

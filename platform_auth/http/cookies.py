@@ -64,7 +64,7 @@ def keep_pending(response: HttpResponseBase, value: str) -> None:
 
 
 def replaced_token(request: HttpRequest) -> str | None:
-    """Return the refresh token whose cookie the answer replaces. Raises Forbidden for a request of another origin."""
+    """Return the refresh token whose cookie the response replaces. Raises Forbidden for a request of another origin."""
     require_same_origin(request)
     return cookie_token(request)
 

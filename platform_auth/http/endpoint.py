@@ -1,7 +1,7 @@
 """What all endpoints share. Every DRF class is pinned, so a host's REST_FRAMEWORK setting can't change our API.
 
 Each method of a view declares once, as an `Operation`, what it takes, gives and refuses. Validation, rendering, the
-OpenAPI schema and the tests of all endpoints read that declaration. Every error has the same shape, and every answer
+OpenAPI schema and the tests of all endpoints read that declaration. Every error has the same shape, and every response
 the same headers.
 """
 
@@ -51,8 +51,8 @@ class Operation:
     """Decorator that declares what a view's method takes, gives and refuses.
 
     `takes`: the shape of the body, or of the query for GET. It is a class, because each request needs an instance
-    with errors of its own. `gives`: the shape of the answer's `data`; `extra`: what else the body contains; without
-    both the answer is 204. `also`: other statuses that aren't errors, each with its meaning. `refuses`: the errors,
+    with errors of its own. `gives`: the shape of the response's `data`; `extra`: what else the body contains; without
+    both the response is 204. `also`: other statuses that aren't errors, each with its meaning. `refuses`: the errors,
     without those that all views of the same base have. A subclass that overrides the method keeps the declaration.
     """
 
@@ -68,11 +68,11 @@ class Operation:
 
 
 class Edge(View):
-    """What endpoints and pages share: no transaction of the host's around them, and an answer to every exception."""
+    """What endpoints and pages share: no transaction of the host's around them, and a response to every exception."""
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
-        """Exempt the view from ATOMIC_REQUESTS: a rollback would undo the revocation that the answer reports."""
+        """Exempt the view from ATOMIC_REQUESTS: a rollback would undo the revocation that the response reports."""
         view = super().as_view(**initkwargs)
         for alias in connections:
             view = transaction.non_atomic_requests(using=alias)(view)
@@ -80,7 +80,7 @@ class Edge(View):
 
     @property
     def http_request(self) -> HttpRequest:
-        """Django's request, also if DRF has wrapped it."""
+        """Django's request, even if DRF has wrapped it."""
         return getattr(self.request, "_request", self.request)
 
     def refusal(self, error: errors.PlatformAuthError) -> Any:
@@ -203,7 +203,7 @@ class ApiView(Edge, APIView):
         return shapes.validate(dict(self.request.data), shape)
 
     def answer(self, value: Any = None, **extra: Any) -> Response:
-        """Return the answer that the operation declares; 204 if it gives nothing."""
+        """Return the response that the operation declares; 204 if it gives nothing."""
         operation = self.operation
         body = {name: shape.to_representation(extra[name]) for name, shape in operation.extra.items()}
         if operation.gives is not None:

@@ -58,7 +58,7 @@ class PageView(endpoint.Edge):
     @method_decorator(sensitive_post_parameters())
     @method_decorator(sensitive_variables())
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        """Answer with a page, also if an exception is raised."""
+        """Answer with a page, even if an exception is raised."""
         self.typed: dict[str, Any] = {}
         try:
             # Everything that handles the request afterwards (Django's log of refusals, an error report) sees no link
@@ -69,7 +69,7 @@ class PageView(endpoint.Edge):
             try:
                 return self.answer_to(exc)
             except Exception as again:
-                # The form can't be shown again, for example because its link is invalid. Then that is the answer.
+                # The form can't be shown again, for example because its link is invalid. Then that is the response.
                 return self.answer_to(again)
 
     def http_method_not_allowed(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

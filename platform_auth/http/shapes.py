@@ -1,4 +1,4 @@
-"""Shapes of requests and answers: bodies, forms, queries and their fields.
+"""Shapes of requests and responses: bodies, forms, queries and their fields.
 
 A request is refused before anything is done with it. A known key of another JSON type is refused, never converted;
 nothing is trimmed or normalized; unknown keys are ignored. Answers don't depend on the host's settings.
@@ -43,7 +43,7 @@ def validate(fields: dict[str, Any], shape: type[Shape]) -> dict[str, Any]:
 
     Raises InvalidPayload with one entry for each invalid field.
     """
-    # Made for each request: a message that is made once would keep its language.
+    # Made for each request, because a message made once would stay in one language.
     serializer = shape(data=fields)
     if not serializer.is_valid():
         raise errors.InvalidPayload.of_fields(
@@ -127,7 +127,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(keys) != len(pairs):
         ((repeated, _times),) = Counter(name for name, _value in pairs).most_common(1)
         raise errors.InvalidPayload(
-            _("Send this only once."), field=repeated.encode(errors="replace").decode()[:64]
+            _("This field was sent more than once."), field=repeated.encode(errors="replace").decode()[:64]
         )
     return keys
 
@@ -159,12 +159,14 @@ def read_own_form(request: HttpRequest) -> dict[str, str]:
 
 
 def read_query(request: HttpRequest, shape: type[Shape]) -> dict[str, Any]:
-    """Return the query as the validated fields of a shape. Raises InvalidPayload, also for a field that was sent
+    """Return the query as the validated fields of a shape. Raises InvalidPayload, even for a field that was sent
     twice.
     """
     repeated = [name for name in map(str, shape().fields) if len(request.GET.getlist(name)) > 1]
     if repeated:
-        raise errors.InvalidPayload.of_fields((name, _("Send this only once.")) for name in repeated)
+        raise errors.InvalidPayload.of_fields(
+            (name, _("This field was sent more than once.")) for name in repeated
+        )
     return validate(request.GET.dict(), shape)
 
 
@@ -259,11 +261,11 @@ def mode_field() -> Choice:
     return Choice(
         choices=Mode.choices,
         required=False,
-        help_text=gettext_lazy("How the refresh token is sent: in JSON or in HttpOnly cookies."),
+        help_text=gettext_lazy("How the tokens are sent: in JSON or in HttpOnly cookies."),
     )
 
 
-# Fields of answers
+# Fields of responses
 
 
 def time_field(**kwargs: Any) -> serializers.DateTimeField:

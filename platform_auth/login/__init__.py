@@ -6,7 +6,7 @@ is verified if there is one, and the policy is applied. The one-time password, t
 transaction.
 
 Limits are counted before the password is checked, and the one-time password is checked only after it. Every failed
-password gets the same answer (ASVS 6.3.8).
+password gets the same response (ASVS 6.3.8).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def log_in(
     attempt: limits.LoginAttempt | None = None,
     request: HttpRequest,
 ) -> Grant:
-    """Open a session on evidence. `replacing`: the refresh token whose cookie the answer replaces; its session ends.
+    """Open a session on evidence. `replacing`: the refresh token whose cookie the response replaces; its session ends.
 
     `email`: as typed, if it was; `attempt`: what this login has counted. Raises the errors of `sessions.open_on`.
     """

@@ -1,4 +1,4 @@
-"""Work that is done after the answer, which neither waits for it nor reveals how it went.
+"""Work that is done after the response, which neither waits for it nor reveals how it went.
 
 A job is a function of this package whose arguments are plain JSON values. MAIL_DELIVERY says who runs it: "thread", a
 thread of this process; "task", a worker of Django's task framework (`tasks`); "inline", the caller, for tests. A job
@@ -28,8 +28,8 @@ from ..conf import conf
 logger = logging.getLogger("platform_auth")
 
 STARTS_AFTER = (0.1, 0.4)
-"""Seconds, drawn between these two, before the thread starts a job. By then the answer has been sent, so the work for
-an existing account doesn't delay the answer that must not reveal it.
+"""Seconds, drawn between these two, before the thread starts a job. By then the response has been sent, so the work for
+an existing account doesn't delay the response that must not reveal it.
 """
 RETRIES_AFTER = (2, 15, 60, 300, 900)
 """Seconds until each retry."""
@@ -69,7 +69,7 @@ def job(function: Job) -> Job:
 
 
 def hand_over(function: Job, **arguments: Any) -> None:
-    """Run a job after the answer, when the caller's transaction has committed; with "inline" immediately. Never
+    """Run a job after the response, when the caller's transaction has committed; with "inline" immediately. Never
     raises.
 
     `arguments` are JSON values without secrets, because a task queue may store them.
@@ -141,8 +141,8 @@ class Worker:
     """A thread that runs jobs in the order in which they are due.
 
     One thread is enough: no request waits for it, and it needs one connection to the database and one to the mail
-    server. It is a daemon thread, and `finish` waits for it when the process exits. For other threads Python itself
-    would wait without a limit, and by then it starts no new ones.
+    server. It is a daemon thread, and `finish` waits for it when the process exits: Python waits for other threads
+    without a timeout, and can't start new ones during exit.
     """
 
     def __init__(self) -> None:

@@ -87,7 +87,7 @@ class Undelivered(Exception):
 def send_notice(
     user: Any, notice: str, *, who: Caller = NOBODY, language: str | None = None, **context: Any
 ) -> None:
-    """Email a notice of NOTICES to the owner of an account, after the answer.
+    """Email a notice of NOTICES to the owner of an account, after the response.
 
     `who` did it; `language`: the language of the email, if not that of the request; `context`: JSON values without
     secrets for the templates (`provider`: its label).

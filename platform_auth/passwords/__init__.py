@@ -1,11 +1,11 @@
 """Passwords: request a reset, reset, change, validate.
 
 A request does the same work for every address: it is checked, counted and handed over. Whether the account exists is
-found out after the answer, and the caller never learns it.
+found out after the response, and the caller never learns it.
 
 A function that sets a password first locks the user's row, with an UPDATE on the condition that the password is still
-the one that was verified, and ends the sessions in the same transaction. Of a reset, a change and a login at the same
-time, the second sees what the first did.
+the one that was verified, and ends the sessions in the same transaction. If a reset, a change and a login run at once,
+each sees what the one before it committed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ text.
 
 
 def request_reset(email: str, *, reset_url: str | None = None, request: HttpRequest | None = None) -> None:
-    """Email a reset link to the account with this address, if it exists and may have one, after the answer.
+    """Email a reset link to the account with this address, if it exists and may have one, after the response.
 
     Raises InvalidPayload (a `reset_url` that isn't allowed) before anything is counted or looked up, and
     RequestsExceeded for the caller's address. Over the account's own limit, no email is sent and nobody is told.

@@ -87,7 +87,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
         self.provider = provider
         # By the row, not by its key: a renamed key keeps its flows, and a reused key inherits none.
         self.name = f"oauth:{provider.pk}"
-        # The stage of the flow, in python-social-auth's words: its unforeseen errors have none.
+        # The stage of the flow, as python-social-auth names it, for errors that don't carry one.
         self.stage = "callback" if transaction else "begin"
         session = {self.transaction_key(transaction["state"]): transaction} if transaction else {}
         super().__init__(
@@ -169,7 +169,7 @@ class RowBackend(BaseOAuth2PKCE[str]):
         if response.status_code < 400:
             raise AuthProviderError(self, "redirects are not followed", code="connection_failed", stage=stage)
         # The token endpoint refuses with an `error` (RFC 6749, 5.2), UserInfo with its status (RFC 6750, 3.1). Any
-        # other answer means that something is wrong at the provider.
+        # other response means that something is wrong at the provider.
         if stage == "token_exchange" and _is_oauth_error(response):
             raise http_error(self, requests.HTTPError(response=response), stage=stage) from None
         is_refusal = stage == "user_info" and response.status_code in (401, 403)
@@ -339,7 +339,7 @@ class OpenIDConnect(RowBackend, OpenIdConnectAuth[str]):
             raise AuthResponseError(self, code="malformed_response", stage="user_info")
         if self.id_token is None or userinfo.get("sub") != self.id_token["sub"]:
             raise AuthResponseError(self, claim="sub", code="invalid_claim", stage="user_info")
-        # These claims are optional (5.3.2 again: signed answers have them), but must be right if present.
+        # These claims are optional (5.3.2 again: signed responses have them), but must be right if present.
         if userinfo.get("iss", self.issuer) != self.issuer:
             raise AuthResponseError(self, claim="iss", code="invalid_claim", stage="user_info")
         audience = userinfo.get("aud", self.provider.client_id)
@@ -405,7 +405,7 @@ class LinkedIn(OpenIDConnect):
 
 
 class Apple(OpenIDConnect):
-    """Apple's client secret is a JWT signed with the private key; the answer is a form if scopes are requested."""
+    """Apple's client secret is a JWT signed with the private key; the response is a form if scopes are requested."""
 
     ISSUER = "https://appleid.apple.com"
     DEFAULT_SCOPE = ["openid", "email"]
@@ -454,7 +454,7 @@ class GitHub(RowBackend, GithubOAuth2[str]):
 
 
 class Facebook(RowBackend, FacebookOAuth2[str]):
-    """Facebook's addresses count as unverified, because nothing in its answer says that they are."""
+    """Facebook's addresses count as unverified, because nothing in its response says that they are."""
 
     RESPONSE_TYPE = "code"  # type: ignore[assignment]
     DEFAULT_SCOPE = ["email"]
@@ -529,7 +529,7 @@ BACKENDS: Mapping[str, type[RowBackend]] = {
 
 
 def callback_url(provider: OAuthProvider) -> str:
-    """Return the redirect URI to register: from PUBLIC_URL, never from a request."""
+    """Return the callback URL to register: from PUBLIC_URL, never from a request."""
     path = reverse("platform_auth:oauth-callback", args=[provider.key])
     return f"{redirects.origin_of(redirects.public_url())}{path}"
 

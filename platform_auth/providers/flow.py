@@ -39,7 +39,7 @@ RESERVED_KEYS = frozenset({"pwd", "otp", "mfa"})
 
 _UNUSABLE_CODES = frozenset({"connection_failed", "unavailable", "rate_limited", "malformed_response"})
 """Error codes of python-social-auth: no answer; `error: server_error` or `temporarily_unavailable`; too many
-requests; an unreadable answer.
+requests; an unreadable response.
 """
 
 
@@ -127,7 +127,7 @@ def begin(
             _('Tokens can\'t be sent in a URL. Use mode "cookie" or "session".'), field="mode"
         )
     backend = backends.BACKENDS[provider.kind](provider)
-    # Before the provider is asked anything, because python-social-auth's own time of the state starts then too.
+    # Measured first, because python-social-auth starts its own timeout of the state in `start`.
     started_at = int(time.time())
     try:
         url = backend.start()
@@ -244,7 +244,7 @@ def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> 
         # The state is checked again here, and it was valid before: the clock went back.
         raise _over() from None
     except Exception as error:
-        # A provider's answer may have any shape, and python-social-auth indexes into it.
+        # A provider's response may have any shape, and python-social-auth indexes into it.
         if isinstance(error, SocialAuthBaseException) and error.code not in _UNUSABLE_CODES:
             raise _ProviderRefused(_reason(error)) from None
         raise _unavailable(backend, error) from None
@@ -252,11 +252,11 @@ def _ask(provider: OAuthProvider, flow: Flow, parameters: Mapping[str, str]) -> 
 
 
 class _ProviderRefused(identities.Explained, errors.InvalidCredentials):
-    """The provider refused, or a check of its answer failed."""
+    """The provider refused, or a check of its response failed."""
 
 
 class _ProviderUnavailable(identities.Explained, errors.ServiceUnavailable):
-    """The provider gave no readable answer."""
+    """The provider gave no readable response."""
 
 
 def _unavailable(backend: backends.RowBackend, error: Exception) -> _ProviderUnavailable:
@@ -266,7 +266,7 @@ def _unavailable(backend: backends.RowBackend, error: Exception) -> _ProviderUna
         case ImproperlyConfigured() | outbound.Refused():
             reason = str(error)
         case _:
-            # Its text may quote the provider's answer.
+            # Its text may quote the provider's response.
             reason = f"{backend.stage}: {type(error).__name__}"
     logger.warning("provider %s gave no usable answer: %s", backend.provider.key, reason)
     return _ProviderUnavailable(reason)
@@ -296,7 +296,7 @@ def _flow_of(flows: list[Flow], state: str) -> Flow | None:
 def _spend(flow: Flow, key: str) -> OAuthProvider:
     """Claim a flow and return its provider, if the flow is in time, unused and belongs to this provider.
 
-    Raises InvalidPayload, also if the provider was pointed elsewhere since the start; RouteNotFound.
+    Raises InvalidPayload, even if the provider was pointed elsewhere since the start; RouteNotFound.
     """
     if not flow.is_live or not flow_state.claim(flow.state):
         raise _over()

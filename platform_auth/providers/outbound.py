@@ -37,14 +37,14 @@ BUDGET = 9.0
 """How many seconds all requests of one callback may take together."""
 
 MAX_BYTES = 1024 * 1024
-"""The maximum size of an answer's body in bytes. http.client limits its head to a hundred lines of 64 KiB."""
+"""The maximum size of a response's body in bytes. http.client limits its head to a hundred lines of 64 KiB."""
 
 _CHUNK = 65536
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class Unreachable(Exception):
-    """No usable answer: connection refused, timeout, broken TLS, an unreadable or oversized answer."""
+    """No usable response: connection refused, timeout, broken TLS, an unreadable or oversized response."""
 
 
 class Refused(Unreachable):
@@ -89,7 +89,7 @@ def check_url(url: object) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is public, also if it is an IPv4 address inside an IPv6 one."""
+    """Return whether an IP address is public, even if it is an IPv4 address inside an IPv6 one."""
     parsed = ipaddress.ip_address(address.split("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         carried = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo[1] if parsed.teredo else None)
@@ -115,7 +115,7 @@ def send(
     auth: tuple[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> requests.Response:
-    """Send one request and read the whole answer. A status of 3xx is returned, not followed. Raises Unreachable."""
+    """Send one request and read the whole response. A status of 3xx is returned, not followed. Raises Unreachable."""
     parts = urlsplit(check_url(url))
     query = "&".join(filter(None, [parts.query, urlencode(params or {}, doseq=True)]))
     target = (parts.path or "/") + (f"?{query}" if query else "")
@@ -168,7 +168,7 @@ class _Connection(http.client.HTTPConnection):
         return remaining
 
     def connect(self) -> None:
-        # A socket's timeout starts again with every byte, so only a timer ends an answer that drips.
+        # A socket's timeout starts again with every byte, so only a timer ends a response that drips.
         self._alarm = threading.Timer(self.left, self._cut)
         self._alarm.daemon = True
         self._alarm.start()
@@ -253,7 +253,7 @@ def _read(answer: http.client.HTTPResponse, connection: _Connection) -> bytes:
 
 
 def _response(url: str, answer: http.client.HTTPResponse, content: bytes) -> requests.Response:
-    """Return the answer in the form that python-social-auth reads."""
+    """Return the response in the form that python-social-auth reads."""
     response = requests.Response()
     response.status_code = answer.status
     response.reason = answer.reason

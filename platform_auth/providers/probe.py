@@ -43,9 +43,9 @@ def test(provider: OAuthProvider) -> bool:
 
 
 def _examine(provider: OAuthProvider) -> Iterator[Finding]:
-    """Yield the findings: the redirect URI, the secrets, and what the provider publishes."""
+    """Yield the findings: the callback URL, the secrets, and what the provider publishes."""
     backend = backends.BACKENDS[provider.kind](provider)
-    yield Finding(True, _("Redirect URI to register: %(url)s") % {"url": backends.callback_url(provider)})
+    yield Finding(True, _("Callback URL to register: %(url)s") % {"url": backends.callback_url(provider)})
     yield _examine_secret(backend)
     if isinstance(backend, backends.OpenIDConnect):
         yield from _examine_issuer(backend)
@@ -104,7 +104,7 @@ def _examine_keys(backend: backends.OpenIDConnect, url: str) -> Finding:
 def _examine_urls(backend: backends.RowBackend) -> Iterator[Finding]:
     for url in backend.urls:
         try:
-            # The answer doesn't matter, only that there is one.
+            # The response doesn't matter, only that there is one.
             outbound.send("GET", url, deadline=outbound.Budget().next_deadline())
         except outbound.Unreachable as error:
             yield Finding(False, _("%(url)s: %(reason)s.") % {"url": url, "reason": error})

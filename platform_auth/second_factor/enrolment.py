@@ -156,7 +156,7 @@ def reset_by_admin(user: Any, *, request: HttpRequest | None = None) -> bool:
 @db.in_transaction
 def _keep_pending(session: RefreshSession, secret: str) -> None:
     """Store the session's pending secret in place of the previous one. Raises InvalidToken."""
-    # If the same session asks twice at the same time, the later answer counts.
+    # If the same session asks twice at the same time, the later response counts.
     if not db.lock(session.user):
         raise errors.InvalidToken(challenge=True)
     now = timezone.now()

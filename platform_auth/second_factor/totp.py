@@ -46,7 +46,7 @@ def matching_step(secret: str, code: str, *, at: float) -> int | None:
     key = base64.b32decode(secret + "=" * (-len(secret) % 8))
     now = int(at) // STEP_SECONDS
     found = None
-    # All steps, also after a match, so that the time taken doesn't reveal which step matched.
+    # All steps, even after a match, so that the time taken doesn't reveal which step matched.
     for step in range(max(now - TOLERANCE, 0), now + TOLERANCE + 1):
         number = hotp(key, step, digits=DIGITS)  # type: ignore[no-untyped-call]
         expected = f"{number:0{DIGITS}d}"

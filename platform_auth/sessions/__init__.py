@@ -2,8 +2,9 @@
 
 A session is one row for its whole life. Every race is decided by the row count of a single conditional statement.
 
-A rotated refresh token that is used again was either lost on its way (then it comes back soon and gets the same
-successor) or stolen (then the second to use it reveals the theft, and the session ends for both; RFC 9700, 4.14.2).
+If a rotated refresh token is used again, either the response with its successor was lost (then the token comes back
+soon and gets the same successor) or the token was stolen (then the second to use it reveals the theft, and the session
+ends for both; RFC 9700, 4.14.2).
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def rotate(
 ) -> Grant:
     """Rotate a refresh token and return its successor; within the grace period, return the same successor again.
 
-    `mode`: how the answer travels. None means the session's mode for a token from a cookie, and `json` otherwise.
+    `mode`: how the response travels. None means the session's mode for a token from a cookie, and `json` otherwise.
     Raises InvalidCredentials, UserSuspended, InvalidPayload (a mode that moves back), RequestsExceeded.
     """
     presented = tokens.parse_refresh_token(raw_token)
@@ -163,7 +164,7 @@ def rotate(
 
 @sensitive_variables()
 def end(raw_token: str, *, request: HttpRequest | None = None, reason: str = "") -> None:
-    """End the session of a refresh token, also of a rotated one. Unknown tokens are not an error (RFC 7009, 2.2)."""
+    """End the session of a refresh token, even of a rotated one. Unknown tokens are not an error (RFC 7009, 2.2)."""
     token = tokens.parse_refresh_token(raw_token)
     if token is None:
         return
@@ -298,7 +299,7 @@ class _Refresh(NamedTuple):
         return "<Refresh>"
 
     def next_mode(self, session: RefreshSession) -> Mode:
-        """Return the mode of the answer. A session moves from json to cookie to session, never back."""
+        """Return the mode of the response. A session moves from json to cookie to session, never back."""
         remembered = Mode(session.mode)
         if self.mode is not None:
             chosen = Mode(self.mode)
@@ -373,7 +374,7 @@ def _advance(
 
 @sensitive_variables()
 def _answer_spent(session: RefreshSession, refresh: _Refresh, *, who: Caller, now: datetime) -> Grant:
-    """Answer a token that isn't the current one: a lost answer, a second tab, or a theft."""
+    """Answer a token that isn't the current one: a lost response, a second tab, or a theft."""
     age = now - session.rotated_at
     facts: dict[str, Any] = {"user": session.user, "who": who, "session_id": session.id}
     if abs(age) <= conf.REFRESH_GRACE_PERIOD:

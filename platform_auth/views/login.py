@@ -47,7 +47,7 @@ class TokensView(ApiView):
     """The base of endpoints that answer with tokens."""
 
     def replaced_token(self, mode: str) -> str | None:
-        """Return the refresh token whose cookie an answer in this mode replaces.
+        """Return the refresh token whose cookie a response in this mode replaces.
 
         Raises Forbidden if it would set cookies for a page of another origin.
         """
@@ -103,7 +103,7 @@ class RefreshView(TokensView):
 
 
 class LogoutView(ApiView):
-    """POST /auth/logout: end the session of a refresh token. 204 for every token."""
+    """POST /auth/logout: end the session of a refresh token. 204 even for an unknown token."""
 
     @Operation(takes=RefreshFields, refuses=[errors.Forbidden])
     def post(self, request: Request) -> Response:

@@ -26,11 +26,18 @@ PUBLIC = {"public": serializers.BooleanField()}
 GOES_ON = {302: "To the provider, or back to `redirect`."}
 
 
-class StartFields(shapes.Shape):
-    redirect = shapes.Text(
+def redirect_field() -> shapes.Text:
+    return shapes.Text(
         required=False,
-        help_text="Where the browser goes in the end: a local path, a URL of this site or an entry of the allow-list.",
+        help_text=_(
+            "Where to send the browser afterwards: a local path, a URL of this site "
+            "or an entry of OAUTH_REDIRECT_ALLOW_LIST."
+        ),
     )
+
+
+class StartFields(shapes.Shape):
+    redirect = redirect_field()
     mode = shapes.mode_field()
 
 
@@ -51,13 +58,7 @@ class OTPFields(shapes.Shape):
 
 
 class LinkFields(shapes.Shape):
-    redirect = shapes.Text(
-        required=False,
-        help_text=_(
-            "Where to send the browser afterwards: a local path, a URL of this site "
-            "or an entry of OAUTH_REDIRECT_ALLOW_LIST."
-        ),
-    )
+    redirect = redirect_field()
 
 
 class Provider(shapes.Shape):

@@ -413,7 +413,7 @@ class TestTest:
 
         lines = self._run(admin_client, add_provider(provider)).splitlines()
 
-        assert lines[0].startswith("✓ Redirect URI")
+        assert lines[0].startswith("✓ Callback URL")
         assert lines[-1].startswith("✗")
         assert len(lines) == (3 if path != "/jwks" else 6)
 

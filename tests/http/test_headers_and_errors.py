@@ -1,4 +1,4 @@
-"""security.md, rows 118, 119: errors have one shape, and every answer has the same headers."""
+"""security.md, rows 118, 119: errors have one shape, and every response has the same headers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ each = pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
 
 
 def check_headers(response: Any, endpoint: Endpoint | None = None) -> None:
-    """Check the headers that every answer must have."""
+    """Check the headers that every response must have."""
     assert response["Cache-Control"] == "no-store"
     assert response["X-Content-Type-Options"] == "nosniff"
     assert response["Referrer-Policy"] == "no-referrer"

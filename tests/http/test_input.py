@@ -1,4 +1,4 @@
-"""security.md, rows 104 to 109: every body gets an answer in the usual shape and never a 5xx, at every endpoint."""
+"""security.md, rows 104 to 109: every body gets a response in the usual shape and never a 5xx, at every endpoint."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def send(user: Any, configure: Any) -> Any:
 
 
 def check(response: Any, *statuses: int) -> None:
-    """Check that an answer is an error in the usual shape, with one of these statuses."""
+    """Check that a response is an error in the usual shape, with one of these statuses."""
     assert response.status_code in statuses, (response.status_code, response.content)
     errors = response.json()["errors"]
     assert errors
@@ -184,7 +184,7 @@ class TestFields:
             assert named == set(endpoint.fields)
 
     @each
-    def test_of_1e999_are_400(self, send: Any, endpoint: Endpoint) -> None:
+    def test_that_are_the_number_1e999_are_400(self, send: Any, endpoint: Endpoint) -> None:
         body = "{" + ", ".join(f'"{name}": 1e999' for name in FIELDS) + "}"
 
         check(send(endpoint, body.encode()), 400, *unknown_provider(endpoint))
@@ -270,7 +270,7 @@ class TestArbitraryInput:
     @given(
         body=st.one_of(st.binary(max_size=200), st.dictionaries(st.sampled_from(FIELDS), ANYTHING), ANYTHING)
     )
-    def test_as_a_body(self, send: Any, endpoint: Endpoint, body: Any) -> None:
+    def test_as_a_body_never_causes_a_5xx(self, send: Any, endpoint: Endpoint, body: Any) -> None:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
 
         response = send(endpoint, raw)
@@ -283,7 +283,7 @@ class TestArbitraryInput:
     @each
     @hypothesis_settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
     @given(media=WIRE, query=WIRE, agent=WIRE)
-    def test_as_headers_and_query(
+    def test_as_headers_and_query_never_causes_a_5xx(
         self, send: Any, endpoint: Endpoint, media: str, query: str, agent: str
     ) -> None:
         response = send(endpoint, b"{}", media, QUERY_STRING=query, HTTP_USER_AGENT=agent, HTTP_ORIGIN=agent)
@@ -292,7 +292,7 @@ class TestArbitraryInput:
 
     @hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
     @given(value=WIRE)
-    def test_as_an_authorization_header_or_a_cookie(self, user: Any, value: str) -> None:
+    def test_as_an_authorization_header_or_a_cookie_never_causes_a_5xx(self, user: Any, value: str) -> None:
         for extra in (
             {"HTTP_AUTHORIZATION": f"Bearer {value}"},
             {"HTTP_COOKIE": f"__Host-access_token={value}"},
@@ -333,7 +333,7 @@ class TestForms:
         ],
     )
     def test_a_query_with_too_many_fields_is_refused(self, path: str, status: int, db: None) -> None:
-        """The answer is ours, with our headers, not Django's page for a bad request."""
+        """The response is ours, with our headers, not Django's page for a bad request."""
         response = Client().get(f"{path}?{'a=1&' * 1001}token=x&state=x&code=x")
         without = Client().get(path)
 

@@ -1,4 +1,4 @@
-"""Work done after the answer: by a thread, by Django's task framework, inline."""
+"""Work done after the response: by a thread, by Django's task framework, inline."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 @pytest.mark.usefixtures("by_thread")
 class TestThread:
     def test_it_starts_after_the_answer_was_sent(self) -> None:
-        """security.md, row 63: work for an existing account must not slow down the answer."""
+        """security.md, row 63: work for an existing account must not slow down the response."""
         began = time.monotonic()
         delivery.hand_over(clock)
         wait_until(lambda: bool(done))

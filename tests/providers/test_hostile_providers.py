@@ -271,7 +271,7 @@ CHECKS: dict[str, Defect] = {
     "UserInfo for other clients": userinfo({"sub": "subject-1", "aud": ["client-2", CLIENT_ID + "x"]}),
     "UserInfo for a client of another type": userinfo({"sub": "subject-1", "aud": {CLIENT_ID: True}}),
 }
-"""Defects of readable answers, which fail a check."""
+"""Defects of readable responses, which fail a check."""
 
 
 def answer(body: bytes, *, status: int = 200, content_type: str = "application/json", **headers: str) -> Any:
@@ -445,7 +445,7 @@ class TestUnreadable:
     @pytest.mark.timeout(60)
     @pytest.mark.parametrize("name", SLOW)
     def test_a_slow_discovery_is_aborted(self, name: str, provider: Provider, monkeypatch: Any) -> None:
-        """The provider never ends its answer, so without a time limit the test wouldn't end either."""
+        """The provider never ends its response, so without a time limit the test wouldn't end either."""
         add_provider(provider)
         provider.raw["/.well-known/openid-configuration"] = SLOW[name]
         monkeypatch.setattr(outbound, "TIMEOUT", 0.3)

@@ -31,7 +31,7 @@ LONGEST_HEADER = b"X: " + b"y" * 65_531 + b"\r\n"
 
 
 def write(handler: BaseHTTPRequestHandler, raw: bytes) -> None:
-    """Write these bytes instead of an answer, until the caller hangs up."""
+    """Write these bytes instead of a response, until the caller hangs up."""
     with suppress(ConnectionError):
         handler.wfile.write(raw)
     handler.close_connection = True

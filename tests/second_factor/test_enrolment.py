@@ -961,7 +961,7 @@ class TestDatabaseFailure:
 
 
 class TestNoPlainTextAnywhere:
-    """security.md, rows 17, 120, 123: the secret and the recovery codes are nowhere but in the one answer."""
+    """security.md, rows 17, 120, 123: the secret and the recovery codes are nowhere but in the one response."""
 
     def test_the_database_dumps_admin_pages_and_logs_have_none(
         self, signed_in: Api, user: Any, clock: Any, caplog: Any, client: Any

@@ -125,7 +125,7 @@ class TestRotation:
 
 
 class TestGracePeriod:
-    """security.md, rows 38 to 40: a lost answer can be given again."""
+    """security.md, rows 38 to 40: a lost response can be given again."""
 
     def test_the_rotated_token_gets_the_same_successor(self, api: Api, clock: Any) -> None:
         spent = api.refresh_token
@@ -165,7 +165,7 @@ class TestGracePeriod:
 
         assert api.refresh(spent).status_code == 200
 
-    def test_after_it_the_session_ends(self, api: Api, clock: Any) -> None:
+    def test_after_the_grace_period_the_session_ends(self, api: Api, clock: Any) -> None:
         spent = api.refresh_token
         api.refreshed()
         clock.shift(10.1)
@@ -195,7 +195,7 @@ class TestGracePeriod:
         assert row() == before
         assert api.refresh().status_code == 200
 
-    def test_an_older_token_ends_the_session_only_after_it(self, api: Api, clock: Any) -> None:
+    def test_an_older_token_ends_the_session_only_after_the_grace_period(self, api: Api, clock: Any) -> None:
         """security.md, row 36: t0 → t1 → t2."""
         oldest = api.refresh_token
         api.refreshed()
@@ -446,7 +446,7 @@ class TestUser:
 
 
 class TestUnknownToken:
-    """security.md, row 43: one answer, and no session is touched unless the caller knows its key."""
+    """security.md, row 43: one response, and no session is touched unless the caller knows its key."""
 
     @pytest.mark.parametrize(
         "token",

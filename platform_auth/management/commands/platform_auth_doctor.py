@@ -1,4 +1,4 @@
-"""Show what this installation will really do, and what is wrong with it."""
+"""Show the effective configuration and any problems with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Facts = dict[str, Any]
 class Command(BaseCommand):
     """Facts first, then all checks, including those for deployment and the database. No secret is printed."""
 
-    help = "Shows what this installation will really do, and what is wrong with it. Fails if a check reports an error."
+    help = "Shows the effective configuration and any problems with it. Fails if a check reports an error."
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -149,7 +149,8 @@ def _limits() -> Facts:
     for purpose, rates in DEFAULT_LIMITS.items():
         for name in rates:
             limit, window = conf.rate(purpose, name)
-            facts[f"{purpose}_per_{name}"] = f"{limit} in {_seconds(window)} s"
+            key = f"otp_in_the_{name}_window" if purpose == "otp" else f"{purpose}_per_{name}"
+            facts[key] = f"{limit} in {_seconds(window)} s"
     return facts
 
 

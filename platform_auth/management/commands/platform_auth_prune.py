@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import connections, router, transaction
+from django.template.defaultfilters import pluralize
 from django.utils import timezone
 
 from platform_auth import db, limits
@@ -62,7 +63,8 @@ class Command(BaseCommand):
             total += count
             if count or options["verbosity"] > 1:
                 self.stdout.write(f"{table.model._meta.verbose_name_plural}: {count}")
-        self.stdout.write(f"{total} rows {'would be ' if options['dry_run'] else ''}deleted")
+        would = "would be " if options["dry_run"] else ""
+        self.stdout.write(f"{total} row{pluralize(total)} {would}deleted")
 
     def _prune(self, table: Table, batch_size: int) -> int:
         deleted, idle, reported_at = 0, 0, time.monotonic()
@@ -71,7 +73,7 @@ class Command(BaseCommand):
             deleted += count
             if not count and (idle >= MAX_IDLE or not _over(table).exists()):
                 return deleted
-            # The remaining rows are locked by another prune; if that fails, they are ours again.
+            # The remaining rows are locked by another prune; if it rolls back, we can delete them.
             idle = 0 if count else idle + 1
             if not count:
                 time.sleep(0.1)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.template.defaultfilters import pluralize
 from django.views.decorators.debug import sensitive_variables
 
 from platform_auth import db, sealing
@@ -51,10 +52,12 @@ class Command(BaseCommand):
                     reported_at = time.monotonic()
                     self.stdout.write(f"{renewed} so far")
         would = "would be " if options["dry_run"] else ""
-        self.stdout.write(f"{renewed} secrets {would}encrypted again, {current} already use the newest key")
+        self.stdout.write(
+            f"{renewed} secret{pluralize(renewed)} {would}encrypted again, {current} already under the newest key"
+        )
         if broken:
             raise CommandError(
-                f"{broken} secrets can't be decrypted: put the key that encrypted them back (after the newest), run "
+                f"{broken} secret{pluralize(broken)} can't be decrypted: restore the old key (after the newest), run "
                 "this again, and only then remove it."
             )
 
