@@ -149,18 +149,26 @@ class TestTheSettingsToPaste:
         ]
         assert pasted["PASSWORD_HASHERS"][0] == ARGON2
         assert sorted(pasted["PASSWORD_HASHERS"]) == sorted(global_settings.PASSWORD_HASHERS)
-        assert pasted["REST_FRAMEWORK"]["DEFAULT_PERMISSION_CLASSES"] == [
-            "platform_auth.permissions.PrivateByDefault"
-        ]
+        assert pasted["REST_FRAMEWORK"] == {
+            "EXCEPTION_HANDLER": "platform_auth.errors.exception_handler",
+            "DEFAULT_AUTHENTICATION_CLASSES": ["platform_auth.authentication.AccessTokenAuthentication"],
+            "DEFAULT_PERMISSION_CLASSES": ["platform_auth.permissions.PrivateByDefault"],
+        }
 
     def test_no_app_is_installed_twice(self) -> None:
-        apps = self.paste_into(INSTALLED_APPS=("rest_framework", "notes", "django_otp"))["INSTALLED_APPS"]
+        own = (
+            "rest_framework.apps.RestFrameworkConfig",
+            "notes",
+            "django_otp",
+            "django_otp.plugins.otp_totp",
+        )
 
-        assert apps == ["rest_framework", "notes", "django_otp", "platform_auth"]
+        assert self.paste_into(INSTALLED_APPS=own)["INSTALLED_APPS"] == [*own, "platform_auth"]
 
     def test_rest_framework_is_updated(self) -> None:
         own = {
             "PAGE_SIZE": 50,
+            "EXCEPTION_HANDLER": "host.exception_handler",
             "DEFAULT_PERMISSION_CLASSES": ("rest_framework.permissions.IsAdminUser",),
             "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
         }
@@ -168,6 +176,7 @@ class TestTheSettingsToPaste:
         pasted = self.paste_into(INSTALLED_APPS=[], REST_FRAMEWORK=own)["REST_FRAMEWORK"]
 
         assert pasted["PAGE_SIZE"] == 50
+        assert pasted["EXCEPTION_HANDLER"] == "host.exception_handler"
         assert pasted["DEFAULT_PERMISSION_CLASSES"] == [
             "platform_auth.permissions.PrivateByDefault",
             "rest_framework.permissions.IsAdminUser",
