@@ -75,7 +75,7 @@ class StatelessAccessTokenAuthentication(BaseAuthentication):
 def _read(request: Request) -> str | None:
     """Return the access token of a request, and add what it depends on to the response's `Vary`.
 
-    Otherwise a shared cache could serve one user's answer to another, or to anyone.
+    Otherwise a shared cache could serve one user's response to another, or to anyone.
     """
     headers = getattr((request.parser_context or {}).get("view"), "headers", None)
     if headers is not None:

@@ -157,6 +157,6 @@ def _report_ignored_header(request: HttpRequest, remote: str | None) -> None:
     if remote is None or ipaddress.ip_address(remote).is_private:
         ignored_forwarding_seen = True
         logger.warning(
-            "A forwarding header from a private address was ignored, so all callers may look the same. If a "
+            "A forwarding header from a private address was ignored: all requests may have the same address. If a "
             'proxy of yours sends it, set PLATFORM_AUTH["TRUSTED_PROXY_COUNT"] to the number of your proxies.'
         )

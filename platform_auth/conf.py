@@ -149,7 +149,7 @@ class Settings:
         bounds=(0 * SECOND, MAXIMUM_GRACE_PERIOD), read=lambda time: min(time, MAXIMUM_GRACE_PERIOD))
     PASSWORD_RESET_TOKEN_TTL = Setting(HOUR, "how long a password reset link is valid", bounds=(SECOND, HOUR))
     EXPIRES_UNIT = Setting[ExpiresUnit](
-        "seconds", 'the unit of `expires` in answers; or `"milliseconds"`', get_args(ExpiresUnit))
+        "seconds", 'the unit of `expires` in responses; or `"milliseconds"`', get_args(ExpiresUnit))
     ISSUER = Setting[str](None, "the `iss` claim of tokens", TEXT_OR_NONE, read=_or_public_url)
     AUDIENCE = Setting[str](None, "the `aud` claim of tokens", TEXT_OR_NONE, read=_or_public_url)
     SIGNING_ALGORITHM = Setting[Algorithm](

@@ -11,7 +11,7 @@ PlatformAuthError
         InvalidToken            401  an access or reset token that is invalid
     Forbidden                   403  not allowed, or a cookie used from another origin
     TFARequired                 403  a second factor must be set up first
-    InvalidProvider             403  a provider login without an account that it may open
+    InvalidProvider             403  a provider account that can't be used to sign in
     RouteNotFound               404
     MethodNotAllowed            405
     ContentTooLarge             413
@@ -119,7 +119,7 @@ class FailedValidation(PlatformAuthError):
 
 
 class InvalidCredentials(PlatformAuthError):
-    """Wrong password, unknown account, invalid refresh token: one answer for all."""
+    """Wrong password, unknown account, invalid refresh token: one response for all."""
 
     status_code = 401
     code = "INVALID_CREDENTIALS"
@@ -191,7 +191,7 @@ class TFARequired(PlatformAuthError):
 
 
 class InvalidProvider(PlatformAuthError):
-    """A provider login that has no account it may open."""
+    """A provider account that can't be used to sign in."""
 
     status_code = 403
     code = "INVALID_PROVIDER"
@@ -255,7 +255,7 @@ class InternalServerError(PlatformAuthError):
 
 
 class ServiceUnavailable(PlatformAuthError):
-    """An identity provider or the database cannot be reached; nothing of the user's was consumed."""
+    """An identity provider or the database can't be reached. No attempt, code or token was used up."""
 
     status_code = 503
     code = "SERVICE_UNAVAILABLE"

@@ -1,7 +1,8 @@
 """Events: a row and a log record for everything that happens, and a signal for some of it.
 
 The `reason` of a failed login: "credentials" (unknown, inactive, or a wrong password), "limited", "missing", "shape",
-"code" or "recovery code" (what was wrong with the one-time password). For provider logins, `providers.identities` and
+"code", "recovery code" or "enrolment" (what was wrong with the one-time password), with ", form" or ", by django-otp"
+if it happened outside our API. For provider logins, `providers.identities` and
 `providers.flow` give the reasons, such as "allowed domains: another domain".
 
 Each event is one INSERT and one record of the logger `platform_auth`, with the facts in `record.event`. It contains

@@ -87,8 +87,8 @@ def give_back_login(attempt: LoginAttempt) -> None:
     """After a successful login: give back what it counted for address and account, and clear the account's count from
     there.
 
-    So an office behind one address can log in at nine, and a job that logs in from ever new addresses locks nobody
-    out.
+    So many people can log in from one office address at the same time, and a job that logs in from a new address each
+    time doesn't use up the account's limit.
     """
     for taken in (attempt.address, attempt.account):
         if taken:

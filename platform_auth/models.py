@@ -311,7 +311,8 @@ class OAuthProvider(models.Model):
         UNPROVEN = (
             "unproven",
             _(
-                "Yes, but this site has not verified them: linking removes the local password and ends all sessions"
+                "Yes, but this site has not verified them: linking removes the password and other linked provider "
+                "accounts, and ends all sessions"
             ),
         )
 

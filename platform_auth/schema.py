@@ -102,7 +102,7 @@ def _described(target: Any) -> Any:
         # A host's own `extend_schema` has priority.
         if "schema" in getattr(handler, "kwargs", {}):
             continue
-        name = f"{PREFIX}{target.__name__.removesuffix('View')}{method.title()}Answer"
+        name = f"{PREFIX}{target.__name__.removesuffix('View')}{method.title()}Response"
         describe = extend_schema(
             tags=["auth"],
             summary=(target.__doc__ or "").partition("\n")[0],

@@ -142,7 +142,7 @@ class TestStatements:
 
         assert all(cost == costs[0] for cost in costs), costs
 
-    def test_a_refresh_without_a_token_runs_none(self, api: Api, db: None) -> None:
+    def test_a_request_without_a_valid_access_token_runs_none(self, api: Api, db: None) -> None:
         for header in ({}, {"Authorization": "Bearer x"}):
             with statements() as run:
                 assert api.get("/auth/sessions", headers=header).status_code == 401

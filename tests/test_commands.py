@@ -205,7 +205,7 @@ class TestRotateKeys:
         text = run("platform_auth_rotate_keys")
         settings.SECRET_KEY_FALLBACKS = []
 
-        assert "4 secrets encrypted again, 0 already" in text
+        assert "4 secrets re-encrypted, 0 already" in text
         for row in (factor, pending, provider):
             row.refresh_from_db()
         assert factor.secret == "JBSWY3DPEHPK3PXP"
@@ -218,7 +218,7 @@ class TestRotateKeys:
         with CaptureQueriesContext(connection) as captured:
             text = run("platform_auth_rotate_keys")
 
-        assert "0 secrets encrypted again, 4 already under the newest key" in text
+        assert "0 secrets re-encrypted, 4 already use the newest key" in text
         assert not [query for query in captured if query["sql"].startswith("UPDATE")]
 
     def test_a_dry_run_writes_nothing(self, settings: Any) -> None:
@@ -226,7 +226,7 @@ class TestRotateKeys:
         settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new-" * 16, [settings.SECRET_KEY]
         before = factor.sealed_secret
 
-        assert "4 secrets would be encrypted again" in run("platform_auth_rotate_keys", "--dry-run")
+        assert "4 secrets would be re-encrypted" in run("platform_auth_rotate_keys", "--dry-run")
 
         factor.refresh_from_db()
         assert factor.sealed_secret == before
@@ -281,7 +281,7 @@ class TestRotateKeys:
             factor.save()
         settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new-" * 16, [settings.SECRET_KEY]
 
-        assert "5 secrets encrypted again" in run("platform_auth_rotate_keys")
+        assert "5 secrets re-encrypted" in run("platform_auth_rotate_keys")
         assert all(
             sealing.is_current(f"totp:{row.user_id}", row.sealed_secret) for row in TOTPFactor.objects.all()
         )

@@ -75,7 +75,7 @@ class TestLogin:
         clock.shift(61)
         assert attempt(api, user.email, PASSWORD).status_code == 200
 
-    def test_the_answer_has_retry_after(self, api: Api, user: Any, counted: str, clock: Any) -> None:
+    def test_the_response_has_retry_after(self, api: Api, user: Any, counted: str, clock: Any) -> None:
         statuses(api, user.email, 5)
         clock.shift(20)
 
@@ -123,7 +123,7 @@ class TestLogin:
         assert attempt(strangers[0], user.email).status_code == 401
 
     def test_a_success_gives_back_what_it_took_from_the_address(self, api: Api, counted: str) -> None:
-        """An office behind one address can log in at nine."""
+        """Many people can log in from one office address at the same time."""
         office = [make_user() for _ in range(40)]
 
         assert {attempt(api, user.email, PASSWORD).status_code for user in office} == {200}

@@ -122,7 +122,7 @@ class TestSources:
 
 
 @pytest.mark.django_db
-class TestAnswers:
+class TestResponses:
     def refusal(self, language: str, api: Api) -> Any:
         fields = {"email": "nobody@example.com", "password": PASSWORD}
         response = api.post("/auth/login", fields, headers={"Accept-Language": language})

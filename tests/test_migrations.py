@@ -50,25 +50,25 @@ def refuses(row: models.Model) -> bool:
 
 
 @pytest.mark.django_db
-class TestTheDatabaseRefusesDuplicates:
-    def test_of_the_key_of_a_session(self, user: Any) -> None:
+class TestTheDatabaseRefuses:
+    def test_a_second_session_with_the_same_key(self, user: Any) -> None:
         now = timezone.now()
 
         assert refuses(
             RefreshSession(user=user, digest="0" * 64, created_at=now, rotated_at=now, expires_at=now)
         )
 
-    def test_of_a_recovery_code(self, user: Any) -> None:
+    def test_a_second_recovery_code_with_the_same_digest(self, user: Any) -> None:
         assert refuses(RecoveryCode(user=user, digest="0" * 64))
 
-    def test_of_the_key_of_a_provider_and_of_an_identity(self, user: Any) -> None:
+    def test_a_second_provider_or_identity(self, user: Any) -> None:
         provider = OAuthProvider.objects.create(key="github", label="GitHub", kind="github", client_id="id")
         identity = OAuthIdentity(user=user, provider=provider, issuer="https://github.com", subject="1")
 
         assert refuses(identity)
         assert refuses(provider)
 
-    def test_of_a_used_state_and_of_a_counter(self) -> None:
+    def test_a_second_used_state_or_counter(self) -> None:
         now = timezone.now()
         state: dict[str, Any] = {"digest": "0" * 64, "expires_at": now}
         UsedState.objects.create(**state)

@@ -28,7 +28,7 @@ AT_MOST = 10_000
 
 
 def capped_count(rows: QuerySet[Any]) -> int:
-    """Return the number of rows, but at most AT_MOST: the same work with a thousand rows and with a million."""
+    """Return the number of rows, but at most AT_MOST, so that the work doesn't grow with the table."""
     return rows.order_by()[:AT_MOST].count()
 
 

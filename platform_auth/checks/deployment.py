@@ -40,7 +40,7 @@ def late_admin() -> Messages:
     finds_them_in_time = isinstance(apps.get_app_config("admin"), AdminConfig)
     if not finds_them_in_time or labels.index("django.contrib.admin") > labels.index("platform_auth"):
         yield Warning(
-            "The user's page in the admin doesn't show sessions, second factor and linked accounts.",
+            "The user's page in the admin doesn't show sessions, the second factor or linked accounts.",
             hint='Put "django.contrib.admin" (not its SimpleAdminConfig) before "platform_auth" in INSTALLED_APPS, '
             "or put platform_auth.admin.AccountLinks first in the bases of your UserAdmin and silence this check.",
             id="platform_auth.W010",
@@ -97,7 +97,7 @@ def deployment() -> Messages:
     )
     if is_behind_proxy and not conf.TRUSTED_PROXY_COUNT:
         yield Warning(
-            "There seems to be a proxy in front of the site, but TRUSTED_PROXY_COUNT is 0: all callers look the same.",
+            "There seems to be a proxy in front, but TRUSTED_PROXY_COUNT is 0: all requests have its address.",
             hint=PROXY_HINT,
             id="platform_auth.W021",
         )
@@ -121,7 +121,7 @@ def ignored_proxy() -> Messages:
     seen = AuthEvent.objects.filter(kind=AuthEvent.Kind.PROXY_IGNORED)
     if not conf.TRUSTED_PROXY_COUNT and seen.exists():
         yield Warning(
-            "A forwarding header from a private address was ignored: all callers may look the same.",
+            "A forwarding header from a private address was ignored: all requests may have the same address.",
             hint=PROXY_HINT,
             id="platform_auth.W042",
         )

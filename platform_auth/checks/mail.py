@@ -19,6 +19,10 @@ TEMPLATES = (
     *("email/base.html", "base.html", "password_request.html", "password_reset.html", "error.html"),
 )
 """The templates of emails and pages, below `platform_auth/`."""
+_EFFECTS = {
+    "ImmediateBackend": "the response waits for the email, and its time reveals which accounts exist",
+    "DummyBackend": "no email is ever sent",
+}
 
 
 @check()
@@ -50,14 +54,13 @@ def tasks() -> Messages:
     if backend is None:
         yield Error(
             'MAIL_DELIVERY is "task", but no task framework is available.',
-            hint="Use Django 6.0 or the extra platform-auth[tasks], and set TASKS to a backend with a worker; "
+            hint="Use Django 6.0 or later or the extra platform-auth[tasks], and set TASKS to a backend with workers; "
             'or remove MAIL_DELIVERY to use the default, "thread".',
             id="platform_auth.E014",
         )
-    elif name in ("ImmediateBackend", "DummyBackend"):
+    elif name in _EFFECTS:
         yield Warning(
-            f'MAIL_DELIVERY is "task" and the task backend is {name}: either no email is ever sent, or the '
-            "response waits for it, and its time reveals which accounts exist.",
+            f'MAIL_DELIVERY is "task" and the task backend is {name}: {_EFFECTS[name]}.',
             hint='Set TASKS to a backend with a worker, or remove MAIL_DELIVERY to use the default, "thread".',
             id="platform_auth.W008",
         )

@@ -128,7 +128,7 @@ def times() -> Messages:
         )
     if is_sound("EVENT_RETENTION") and SECOND <= conf.EVENT_RETENTION < events.FAMILIAR_FOR:
         yield Warning(
-            "EVENT_RETENTION is under 30 days, so familiar addresses are forgotten too early: the owner of an "
+            "EVENT_RETENTION is under 30 days, so familiar IP addresses are forgotten early: the owner of an "
             "account may be refused while somebody guesses its password.",
             hint=f"Set it to {_duration(events.FAMILIAR_FOR)} or more.",
             id="platform_auth.W011",
@@ -157,7 +157,7 @@ def _lifetimes() -> Iterator[tuple[str, Setting[Any]]]:
 
 @check(deploy=True)
 def long_lifetimes() -> Messages:
-    """E023, W024: durations so long that revocation takes effect, or a stolen mailbox is noticed, too late."""
+    """E023, W024: lifetimes that are too long to be safe."""
     for name, setting in _lifetimes():
         most = setting.bounds[1]
         if most is None or (setting.value is not None and setting.value <= most):

@@ -99,7 +99,7 @@ def cookies() -> Messages:
     ):
         yield Error(
             'PLATFORM_AUTH["REFRESH_COOKIE_NAME"] and ["ACCESS_COOKIE_NAME"] must be different, valid cookie names.',
-            hint="Use letters, digits, hyphens and underscores, and no name of another cookie of the site.",
+            hint="Use letters, digits, hyphens and underscores, and don't reuse the name of another cookie.",
             id="platform_auth.E012",
         )
     if not is_sound("PUBLIC_URL", "COOKIE_DOMAIN"):

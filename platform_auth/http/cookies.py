@@ -1,7 +1,7 @@
 """How tokens travel: a grant into JSON or cookies, a token out of either, and the cross-origin rule for cookies.
 
 A refresh token that came in a cookie is never returned in a body, where a script could read it. A cookie counts only
-if the request comes from this site: see `require_same_origin`.
+if the request comes from this origin or a trusted one: see `require_same_origin`.
 """
 
 from __future__ import annotations

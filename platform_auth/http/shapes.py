@@ -1,7 +1,7 @@
 """Shapes of requests and responses: bodies, forms, queries and their fields.
 
 A request is refused before anything is done with it. A known key of another JSON type is refused, never converted;
-nothing is trimmed or normalized; unknown keys are ignored. Answers don't depend on the host's settings.
+nothing is trimmed or normalized; unknown keys are ignored. Responses don't depend on the host's settings.
 """
 
 from __future__ import annotations

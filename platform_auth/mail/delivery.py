@@ -1,4 +1,4 @@
-"""Work that is done after the response, which neither waits for it nor reveals how it went.
+"""Jobs that run after the response, so neither its time nor its content depends on them.
 
 A job is a function of this package whose arguments are plain JSON values. MAIL_DELIVERY says who runs it: "thread", a
 thread of this process; "task", a worker of Django's task framework (`tasks`); "inline", the caller, for tests. A job

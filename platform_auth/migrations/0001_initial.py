@@ -44,7 +44,7 @@ class Migration(migrations.Migration):
                 ('email_field', models.CharField(blank=True, default='email', max_length=64, verbose_name='email field')),
                 ('email_verified_field', models.CharField(blank=True, help_text='If empty, email addresses from this provider are treated as unverified.', max_length=64, verbose_name='email verified field')),
                 ('may_create_users', models.BooleanField(default=False, verbose_name='can create users')),
-                ('email_linking', models.CharField(choices=[('never', 'Never'), ('proven', "Yes: this site has verified its users' email addresses"), ('unproven', 'Yes, but this site has not verified them: linking removes the local password and ends all sessions')], default='never', max_length=8, verbose_name='link to existing accounts by verified email address')),
+                ('email_linking', models.CharField(choices=[('never', 'Never'), ('proven', "Yes: this site has verified its users' email addresses"), ('unproven', 'Yes, but this site has not verified them: linking removes the password and other linked provider accounts, and ends all sessions')], default='never', max_length=8, verbose_name='link to existing accounts by verified email address')),
                 ('allowed_domains', models.CharField(blank=True, help_text='Space-separated. Leave empty to allow all domains.', max_length=1000, verbose_name='allowed email domains')),
                 ('tested_at', models.DateTimeField(blank=True, editable=False, null=True, verbose_name='last tested')),
                 ('test_result', models.TextField(blank=True, default='', editable=False, verbose_name='test result')),

@@ -247,7 +247,7 @@ def _report(outcome: str, user: Any, who: Caller) -> None:
 
 
 def _record_refusal(refusal: errors.TokenRefused, who: Caller) -> None:
-    """Record a refused token if we have signed it; with others, anyone could fill the table."""
+    """Record a refused token only if we signed it; otherwise anyone could fill the table."""
     if isinstance(refusal, reset_tokens.Dead):
         events.record(AuthEvent.Kind.RESET_FAILED, user=refusal.user, who=who, reason="used or superseded")
     elif isinstance(refusal, errors.TokenExpired):

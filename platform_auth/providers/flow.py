@@ -38,7 +38,7 @@ RESERVED_KEYS = frozenset({"pwd", "otp", "mfa"})
 """Keys that a provider can't have, because they mean something else in `amr`."""
 
 _UNUSABLE_CODES = frozenset({"connection_failed", "unavailable", "rate_limited", "malformed_response"})
-"""Error codes of python-social-auth: no answer; `error: server_error` or `temporarily_unavailable`; too many
+"""Error codes of python-social-auth: no response; `error: server_error` or `temporarily_unavailable`; too many
 requests; an unreadable response.
 """
 
@@ -268,7 +268,7 @@ def _unavailable(backend: backends.RowBackend, error: Exception) -> _ProviderUna
         case _:
             # Its text may quote the provider's response.
             reason = f"{backend.stage}: {type(error).__name__}"
-    logger.warning("provider %s gave no usable answer: %s", backend.provider.key, reason)
+    logger.warning("provider %s gave no usable response: %s", backend.provider.key, reason)
     return _ProviderUnavailable(reason)
 
 

@@ -1,10 +1,11 @@
-"""Whose account a provider account opens: that of a known identity, one with the same proven address, or a new one.
+"""Which account a provider account signs in to: that of a known identity, one with the same proven address, or a new
+one.
 
-An identity is found by provider row, issuer and subject, never by something a person can change (ASVS 6.8.1, 10.5.2).
-An email address opens an existing account only if the row allows it and the provider says, with a boolean, that the
-address is verified. The person who registered an address first need not own it, so an unproven account loses what it
-had (password, sessions, identities) when the owner of the address arrives. From then on the address counts as proven
-for all providers, as long as the account keeps it.
+An identity is found by provider, issuer and subject, never by something a person can change (ASVS 6.8.1, 10.5.2). An
+email address leads to an existing account only if the provider's settings allow it and the provider says, with a
+boolean, that the address is verified. The person who registered an address first need not own it, so an unproven
+account loses what it had (password, sessions, identities) when the owner of the address arrives. From then on the
+address counts as proven for all providers, as long as the account keeps it.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ class Explained:
 
 
 class Unclaimed(Explained, errors.InvalidProvider):
-    """This provider account may open no account."""
+    """This provider account can't be used to sign in."""
 
 
 def identify(provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest) -> OAuthIdentity:
-    """Return the identity of a provider account; link or create an account if the row allows it.
+    """Return the identity of a provider account; link or create an account if the provider's settings allow it.
 
-    Raises Unclaimed, or InvalidCredentials if the account isn't active.
+    Raises Unclaimed, or InvalidCredentials for an account that isn't active.
     """
     _check_domain(provider, account)
     # Try twice, because another request may have linked this account between the lookup and the refusal.
@@ -178,7 +179,9 @@ def _check_domain(provider: OAuthProvider, account: ProviderAccount) -> None:
 def _link_by_email(
     provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest
 ) -> OAuthIdentity | None:
-    """Link to the account with the same address if the row allows it; return None if there is no such account."""
+    """Link to the account with the same address if the provider's settings allow it; return None if there is no such
+    account.
+    """
     if not account.email:
         raise Unclaimed("no address")
     if not _is_taken(account.email):
@@ -240,7 +243,7 @@ def _empty(user: Any) -> None:
 
 
 def _create(provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest) -> OAuthIdentity:
-    """Create a user with an unusable password and the row's groups, and nothing else."""
+    """Create a user with an unusable password and the provider's groups, and nothing else."""
     if not provider.may_create_users:
         raise Unclaimed("no account, creation is off")
     user_model: Any = get_user_model()
@@ -263,7 +266,7 @@ def _create(provider: OAuthProvider, account: ProviderAccount, *, request: HttpR
 def _insert_user(
     user: Any, provider: OAuthProvider, account: ProviderAccount, *, request: HttpRequest
 ) -> OAuthIdentity:
-    """Insert a new user with the row's groups, and the identity that founded the account."""
+    """Insert a new user with the provider's groups, and the identity that founded the account."""
     user.save(force_insert=True)
     if hasattr(user, "groups"):
         user.groups.set(provider.groups.all())

@@ -141,7 +141,9 @@ def send(
                 return _response(url, answer, _read(answer, connection))
     except (OSError, http.client.HTTPException, ValueError) as error:
         is_late = connection.is_over or isinstance(error, TimeoutError)
-        raise Unreachable("no answer in time" if is_late else f"no answer ({type(error).__name__})") from None
+        raise Unreachable(
+            "no response in time" if is_late else f"no response ({type(error).__name__})"
+        ) from None
 
 
 class _Connection(http.client.HTTPConnection):
@@ -164,7 +166,7 @@ class _Connection(http.client.HTTPConnection):
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             self.is_over = True
-            raise Unreachable("no answer in time")
+            raise Unreachable("no response in time")
         return remaining
 
     def connect(self) -> None:
@@ -234,7 +236,7 @@ def _resolve(host: str, port: int, *, seconds: float) -> list[Any]:
     try:
         result = found.get(timeout=seconds)
     except queue.Empty:
-        raise Unreachable("no answer in time") from None
+        raise Unreachable("no response in time") from None
     if isinstance(result, OSError):
         raise result
     return result
@@ -245,10 +247,10 @@ def _read(answer: http.client.HTTPResponse, connection: _Connection) -> bytes:
     while chunk := answer.read1(_CHUNK):
         content += chunk
         if len(content) > MAX_BYTES:
-            raise Unreachable("an answer of more than 1 MiB")
+            raise Unreachable("a response larger than 1 MiB")
         _ = connection.left
     if connection.is_over or (answer.length or 0) > 0:
-        raise Unreachable("an answer that was cut off")
+        raise Unreachable("an incomplete response")
     return content
 
 

@@ -406,7 +406,7 @@ class TestTest:
     @pytest.mark.parametrize("status", [200, 400, 500])
     @pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/jwks"])
     @pytest.mark.parametrize("body", [b"[" * 200_000, b'{"keys":' * 50_000, b'"\\ud800"', b"\xff", b""])
-    def test_any_answer_of_a_provider_becomes_a_finding(
+    def test_any_response_of_a_provider_becomes_a_finding(
         self, body: bytes, path: str, status: int, admin_client: Client, provider: Provider
     ) -> None:
         provider.raw[path] = lambda handler: send(handler, body, status=status)

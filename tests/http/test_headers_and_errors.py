@@ -79,7 +79,7 @@ def database_down() -> Iterator[None]:
         connection.settings_dict.update(kept)
 
 
-class TestEveryAnswer:
+class TestEveryResponse:
     @each
     def test_has_the_headers_for_every_method_and_token(self, endpoint: Endpoint) -> None:
         for method, token in itertools.product(METHODS, ("none", "bad", "good")):

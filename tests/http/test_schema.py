@@ -92,7 +92,7 @@ class TestSchema:
         assert len(operations) == sum(len(endpoint.view.operations) for endpoint in endpoints)
         assert all(operation["summary"] for operation in operations)
 
-    def test_login_declares_its_fields_and_answer(self, described: Any) -> None:
+    def test_login_declares_its_fields_and_response(self, described: Any) -> None:
         operation = described["paths"]["/auth/login/"]["post"]
 
         body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]

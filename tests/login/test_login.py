@@ -61,7 +61,7 @@ class LocksOut(BaseBackend):
 class TestAGoodLogin:
     """security.md, rows 2, 8, 28, 30."""
 
-    def test_the_answer_has_exactly_three_keys(self, api: Api, user: Any) -> None:
+    def test_the_response_has_exactly_three_keys(self, api: Api, user: Any) -> None:
         response = attempt(api, email=user.email, password=PASSWORD)
 
         body = response.json()
@@ -237,7 +237,7 @@ class TestARefusedLogin:
             "two accounts": {"email": "twin@example.com", "password": PASSWORD},
         }
 
-    def test_every_reason_gives_the_same_answer(
+    def test_every_reason_gives_the_same_response(
         self, api: Api, settings: Any, transactional_db: None
     ) -> None:
         answers = {}

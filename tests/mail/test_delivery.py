@@ -120,7 +120,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("by_thread")
 class TestThread:
-    def test_it_starts_after_the_answer_was_sent(self) -> None:
+    def test_it_starts_after_the_response_was_sent(self) -> None:
         """security.md, row 63: work for an existing account must not slow down the response."""
         began = time.monotonic()
         delivery.hand_over(clock)
@@ -603,7 +603,7 @@ class TestMailServer:
         rows = AuthEvent.objects.filter(kind=AuthEvent.Kind.RESET_REQUESTED).order_by("pk")
         return list(rows.values_list("reason", flat=True))
 
-    def test_a_slow_server_does_not_delay_the_answer(self, api: Api, user: Any, settings: Any) -> None:
+    def test_a_slow_server_does_not_delay_the_response(self, api: Api, user: Any, settings: Any) -> None:
         with MailServer("slow", pause=6.0) as server:
             settings.EMAIL_PORT = server.port
             began = time.monotonic()

@@ -147,6 +147,17 @@ class TestNotice:
             assert "Firefox" in part
         assert "http" not in message.body
 
+    def test_only_an_account_with_a_password_is_told_to_reset_it(self, user: Any) -> None:
+        messages.send_notice(user, "identity_linked", provider="GitHub")
+        user.set_unusable_password()
+        user.save()
+        messages.send_notice(user, "account_claimed", provider="GitHub")
+
+        for message, expected in zip(mail.outbox, (True, False), strict=True):
+            for part in (message.body, unescape(html_of(message))):
+                assert ("reset your password" in part) is expected
+                assert "contact the site's administrators" in part
+
     @pytest.mark.parametrize("autoescape", [True, False])
     def test_text_from_the_caller_is_escaped(self, user: Any, settings: Any, autoescape: bool) -> None:
         """security.md, row 67: the user agent is sent by the caller."""

@@ -304,7 +304,7 @@ class TestEdge:
         yield page.post(RESET, "x=" + "y" * 70_000)
         yield page.client.delete(RESET)
 
-    def test_every_answer_has_the_headers(self, page: Page, user: Any) -> None:
+    def test_every_response_has_the_headers(self, page: Page, user: Any) -> None:
         for response in self.outcomes(page, user):
             policy = response.headers["Content-Security-Policy"]
             (nonce,) = re.findall(r"'nonce-([^']+)'", policy)

@@ -405,7 +405,7 @@ class TestUnreadable:
 
     @pytest.mark.parametrize("path", ["/token", "/userinfo", "/jwks"])
     @pytest.mark.parametrize("name", UNREADABLE)
-    def test_an_unreadable_answer_is_unavailable(self, name: str, path: str, provider: Provider) -> None:
+    def test_an_unreadable_response_is_unavailable(self, name: str, path: str, provider: Provider) -> None:
         add_provider(provider, may_create_users=True)
         provider.raw[path] = UNREADABLE[name]
 
@@ -734,7 +734,7 @@ class TestTwoProviders:
 
         assert Browser().log_in(other, key="second").status_code == 401
 
-    def test_an_answer_of_one_is_refused_at_the_other(self, provider: Provider, other: Provider) -> None:
+    def test_a_response_of_one_is_refused_at_the_other(self, provider: Provider, other: Provider) -> None:
         """security.md, row 88: the mix-up."""
         add_provider(provider, "first", may_create_users=True)
         add_provider(other, "second", may_create_users=True)
@@ -818,7 +818,7 @@ class TestPlainOAuth2:
 
         assert Browser().get("/auth/oauth/demo").status_code == 503
 
-        assert "provider demo gave no usable answer: not an https URL" in caplog.text
+        assert "provider demo gave no usable response: not an https URL" in caplog.text
 
     def test_logs_in_with_its_urls_and_fields(self, plain: OAuthProvider, provider: Provider) -> None:
         browser = Browser()
@@ -927,7 +927,9 @@ class TestPlainOAuth2:
 
         assert_nothing_happened(Browser().log_in(provider), status=401, code="INVALID_CREDENTIALS")
 
-    def test_an_id_in_the_token_answer_does_not_count(self, plain: OAuthProvider, provider: Provider) -> None:
+    def test_an_id_in_the_token_response_does_not_count(
+        self, plain: OAuthProvider, provider: Provider
+    ) -> None:
         provider.userinfo = {"mail": "person@example.com"}
         token_answer(id="42")(provider)
 
@@ -953,7 +955,7 @@ class TestPlainOAuth2:
 
         assert_nothing_happened(Browser().log_in(provider), status=403, code="INVALID_PROVIDER", users=1)
 
-    def test_an_issuer_in_its_answer_is_compared(self, plain: OAuthProvider, provider: Provider) -> None:
+    def test_an_issuer_in_its_response_is_compared(self, plain: OAuthProvider, provider: Provider) -> None:
         plain.issuer = "https://issuer.example"
         plain.save()
 

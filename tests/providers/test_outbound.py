@@ -217,7 +217,7 @@ class TestTime:
 
         provider.raw["/endless"] = dripping(start, part, pause=pause)
 
-        with pytest.raises(outbound.Unreachable, match=r"in time|cut off"):
+        with pytest.raises(outbound.Unreachable, match=r"in time|incomplete"):
             get(f"{provider.issuer}/endless", seconds=0.5)
 
     def test_a_budget_does_not_restart(self, monkeypatch: Any) -> None:
@@ -245,7 +245,7 @@ class TestTime:
         assert threading.active_count() <= before
 
 
-class TestAnswers:
+class TestResponses:
     def test_a_redirect_is_returned_and_not_followed(self, provider: Provider) -> None:
         provider.raw["/away"] = lambda handler: (
             handler.send_response(302),
@@ -385,11 +385,13 @@ class TestTLS:
         assert get(serve(cert)).json() == {"ok": True}
 
     @pytest.mark.timeout(60)
-    def test_a_dripping_answer_is_aborted_in_time(self, serve: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    def test_a_dripping_response_is_aborted_in_time(
+        self, serve: Any, tmp_path: Path, monkeypatch: Any
+    ) -> None:
         cert = certificate(tmp_path / "good.pem", "localhost")
         monkeypatch.setenv("SSL_CERT_FILE", str(cert))
 
-        with pytest.raises(outbound.Unreachable, match=r"in time|cut off"):
+        with pytest.raises(outbound.Unreachable, match=r"in time|incomplete"):
             get(f"{serve(cert)}drips", seconds=0.5)
 
     def test_an_unknown_certificate_is_refused(self, serve: Any, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class TestAll:
         assert set(backends.BACKENDS) == set(OAuthProvider.Kind.values)
 
     @pytest.mark.parametrize("kind", ["github", "facebook", "discord"])
-    def test_starts_at_its_own_url_with_pkce(self, kind: str, provider: Provider) -> None:
+    def test_each_kind_starts_at_its_own_url_with_pkce(self, kind: str, provider: Provider) -> None:
         add_provider(provider, kind=kind, issuer="")
 
         url = urlsplit(Browser().start()["Location"])
@@ -68,7 +68,7 @@ class TestAll:
             ("slack", {}, "https://slack.com"),
         ],
     )
-    def test_uses_its_own_issuer(self, kind: str, fields: dict[str, str], issuer: str) -> None:
+    def test_each_kind_uses_its_own_issuer(self, kind: str, fields: dict[str, str], issuer: str) -> None:
         row = OAuthProvider(kind=kind, key="demo", **fields)
         backend = backends.BACKENDS[kind](row)
 

@@ -197,7 +197,7 @@ class TestCertifiedProvider:
         assert (identity.subject, identity.issuer, identity.email) == ("bob", issuer, "bob@example.com")
         assert not identity.founded_on_unverified_email
 
-    def test_an_answer_without_iss_is_refused(self, certified: Callable[..., str]) -> None:
+    def test_a_response_without_iss_is_refused(self, certified: Callable[..., str]) -> None:
         """security.md, row 88: it advertises that it sends `iss`."""
         save(certified(), client_id="client-1")
         browser = Browser()

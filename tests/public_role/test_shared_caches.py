@@ -28,7 +28,7 @@ def in_session_mode(user: Any) -> Api:
 
 class TestHostViews:
     @pytest.mark.parametrize("path", ["/api/whoami", "/api/stateless"])
-    def test_the_answer_depends_on_cookie_and_authorization(self, signed_in: Api, path: str) -> None:
+    def test_the_response_depends_on_cookie_and_authorization(self, signed_in: Api, path: str) -> None:
         """security.md, row 126: signed in, refused, and with a bad token."""
         answers = [
             signed_in.get(path),

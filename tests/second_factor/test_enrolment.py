@@ -117,7 +117,7 @@ class TestLogin:
         assert "WWW-Authenticate" not in response.headers
         assert RefreshSession.objects.count() == before
 
-    def test_a_missing_and_a_wrong_one_get_the_same_answer(self, app: Authenticator, user: Any) -> None:
+    def test_a_missing_and_a_wrong_code_get_the_same_response(self, app: Authenticator, user: Any) -> None:
         """security.md, row 15."""
         missing, wrong = log_in(user), log_in(user, otp=app.wrong())
 

@@ -161,7 +161,7 @@ def test_every_client_can_continue_with_the_token_it_has() -> None:
         )
 
 
-def test_a_revocation_survives_a_kill_right_after_its_answer() -> None:
+def test_a_revocation_survives_a_kill_right_after_its_response() -> None:
     """security.md, row 37."""
     user = make_user()
     with server() as running:

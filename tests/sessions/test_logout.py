@@ -29,7 +29,7 @@ class TestLogout:
         assert refused.status_code == 401
         assert refused["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
-    def test_its_answer_has_neither_body_nor_content_type(self, signed_in: Api) -> None:
+    def test_its_response_has_neither_body_nor_content_type(self, signed_in: Api) -> None:
         response = signed_in.post("/auth/logout", {"refresh_token": signed_in.refresh_token})
 
         assert response.content == b""

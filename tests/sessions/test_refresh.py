@@ -45,7 +45,7 @@ def is_refused(response: Any) -> bool:
 class TestRotation:
     """security.md, rows 33, 34."""
 
-    def test_the_answer_has_exactly_three_keys(self, api: Api) -> None:
+    def test_the_response_has_exactly_three_keys(self, api: Api) -> None:
         response = api.refresh()
 
         assert response.status_code == 200
@@ -314,7 +314,7 @@ class TestReuse:
         assert AuthEvent.objects.filter(kind="refresh_reused", user=user).count() == 1
 
     @pytest.mark.django_db(transaction=True)
-    def test_the_revocation_is_committed_before_the_answer(self, api: Api, clock: Any) -> None:
+    def test_the_revocation_is_committed_before_the_response(self, api: Api, clock: Any) -> None:
         """security.md, row 37: no transaction of the host's (ATOMIC_REQUESTS) can undo it."""
         stolen = api.refresh_token
         api.refreshed()

@@ -219,7 +219,7 @@ class TestPublicFunctions:
 class TestFailingEvent:
     """Sessions end together with the event about it, or not at all."""
 
-    def test_the_other_sessions_stay(self, signed_in: Api, user: Any) -> None:
+    def test_no_other_session_ends_if_the_event_cannot_be_recorded(self, signed_in: Api, user: Any) -> None:
         other = sessions.open(user).session
 
         with failing(at="INSERT", of=AuthEvent):
@@ -229,7 +229,7 @@ class TestFailingEvent:
         assert signed_in.delete("/auth/sessions").status_code == 204
         assert not RefreshSession.objects.filter(pk=other.pk).exists()
 
-    def test_the_sessions_of_a_suspended_user_stay_until_the_next_refresh(
+    def test_a_suspended_users_sessions_stay_until_the_event_can_be_recorded(
         self, signed_in: Api, user: Any
     ) -> None:
         type(user).objects.update(is_active=False)

@@ -100,7 +100,7 @@ def _lifetimes() -> Facts:
         "grace_period": _seconds(conf.REFRESH_GRACE_PERIOD),
         "password_reset_link": _seconds(conf.PASSWORD_RESET_TOKEN_TTL),
         "events": _seconds(conf.EVENT_RETENTION),
-        "expires_is_in": conf.EXPIRES_UNIT,
+        "unit_of_expires": conf.EXPIRES_UNIT,
     }
 
 
@@ -195,7 +195,7 @@ def _second_factor() -> Facts:
     return {
         "required_for_groups": conf.TFA_REQUIRED_GROUPS,
         "required_for_staff": conf.TFA_REQUIRED_FOR_STAFF,
-        "provider_login_needs_none": conf.OAUTH_SATISFIES_MFA,
+        "provider_login_skips_one_time_password": conf.OAUTH_SATISFIES_MFA,
         "password_login": conf.PASSWORD_LOGIN,
     }
 

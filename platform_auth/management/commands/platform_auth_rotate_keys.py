@@ -53,7 +53,7 @@ class Command(BaseCommand):
                     self.stdout.write(f"{renewed} so far")
         would = "would be " if options["dry_run"] else ""
         self.stdout.write(
-            f"{renewed} secret{pluralize(renewed)} {would}encrypted again, {current} already under the newest key"
+            f"{renewed} secret{pluralize(renewed)} {would}re-encrypted, {current} already use the newest key"
         )
         if broken:
             raise CommandError(
