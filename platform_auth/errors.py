@@ -235,7 +235,7 @@ class RequestsExceeded(PlatformAuthError):
 
     status_code = 429
     code = "REQUESTS_EXCEEDED"
-    message = _("Too many requests.")
+    message = _("Too many requests. Please try again later.")
     keeps_changes = True
 
     def __init__(self, retry_after: int) -> None:

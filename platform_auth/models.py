@@ -168,7 +168,7 @@ class TOTPFactor(Device):
 
         if verification.may_try(self.user):
             return True, None
-        return False, {"error_message": _("Too many requests.")}
+        return False, {"error_message": _("Too many requests. Please try again later.")}
 
     @sensitive_variables()
     def verify_token(self, token: str) -> bool:

@@ -185,7 +185,7 @@ class TestOtherCallers:
 
         allowed, why = TOTPFactor.objects.get().verify_is_allowed()
         assert not allowed
-        assert why == {"error_message": "Too many requests."}
+        assert why == {"error_message": "Too many requests. Please try again later."}
 
     def test_the_api_counts_once(self, staff: Any, app: Authenticator) -> None:
         answers = [log_in_to_the_api(staff, app.wrong()) for _ in range(12)]
