@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import polib
 
-ROOT = Path(__file__).parent.parent
+from tests.follow_readme import ROOT
 
 PHRASES: dict[str, str] = {
     r"blanks": "spaces, space-separated",
@@ -57,9 +57,11 @@ ALLOWED: dict[tuple[str, str], str] = {
 }
 """Findings that are intended: regular expressions for file and phrase, with the reason."""
 
-_PHRASE = "|".join(f"(?P<p{number}>{phrase})" for number, phrase in enumerate(PHRASES))
-# A phrase may go on in the next line.
-_PATTERN = re.compile(rf"(?<![\w.-])(?:{_PHRASE})(?![\w-])".replace(" ", "[ \n]"), re.IGNORECASE)
+_PATTERNS = {
+    # A phrase may go on in the next line.
+    re.compile(rf"(?<![\w.-])(?:{phrase})(?![\w-])".replace(" ", "[ \n]"), re.IGNORECASE): instead
+    for phrase, instead in PHRASES.items()
+}
 _CODE = re.compile(r"```.*?```|``[^`]+``|`[^`\n]+`|https?://\S+|\S+@\S+|[\w./-]+/[\w./-]*", re.DOTALL)
 
 
@@ -79,18 +81,16 @@ def findings(root: Path = ROOT) -> Iterator[Finding]:
         ["git", "ls-files"], cwd=root, check=True, capture_output=True, text=True
     ).stdout.splitlines()
     for name in names:
-        for finding in _findings_in(name, (root / name)):
-            if not any(
-                re.fullmatch(path, name) and re.fullmatch(phrase, finding.phrase, re.IGNORECASE)
-                for path, phrase in ALLOWED
-            ):
-                yield finding
+        for begins, text in _prose(name, root / name):
+            for offset, phrase, instead in search(text):
+                if not _is_allowed(name, phrase):
+                    yield Finding(name, begins + offset, phrase, instead)
 
 
-def _findings_in(name: str, path: Path) -> Iterator[Finding]:
-    for line, text in _prose(name, path):
-        for offset, phrase, instead in search(text):
-            yield Finding(name, line + offset, phrase, instead)
+def _is_allowed(name: str, phrase: str) -> bool:
+    return any(
+        re.fullmatch(path, name) and re.fullmatch(allowed, phrase, re.IGNORECASE) for path, allowed in ALLOWED
+    )
 
 
 def search(text: str) -> list[tuple[int, str, str]]:
@@ -98,8 +98,9 @@ def search(text: str) -> list[tuple[int, str, str]]:
     # Code is replaced by as many lines, so that the line numbers of findings stay right.
     words = re.sub("\n +", "\n", _CODE.sub(lambda code: "\n" * code[0].count("\n") + "_", text))
     return [
-        (words.count("\n", 0, match.start()), match[0], list(PHRASES.values())[int(str(match.lastgroup)[1:])])
-        for match in _PATTERN.finditer(words)
+        (words.count("\n", 0, match.start()), match[0], instead)
+        for pattern, instead in _PATTERNS.items()
+        for match in pattern.finditer(words)
     ]
 
 
