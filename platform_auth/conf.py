@@ -56,7 +56,7 @@ def parse_rate(text: object) -> Rate:
     match = _RATE.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ImproperlyConfigured(
-            f'PLATFORM_AUTH["LIMITS"]: {text!r} must be a rate such as "5/m" or "10/15m".'
+            f'PLATFORM_AUTH["LIMITS"]: {text!r} is not a rate such as "5/m" or "10/15m".'
         )
     limit, count, unit = match.groups()
     return Rate(int(limit), int(count or 1) * _UNITS[unit])

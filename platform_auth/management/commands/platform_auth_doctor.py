@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage, Error, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections, router
+from django.template.defaultfilters import pluralize
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
@@ -59,7 +60,7 @@ class Command(BaseCommand):
             self._show(facts, messages)
         errors = sum(isinstance(message, Error) for message in messages)
         if errors:
-            raise CommandError(f"{errors} {'error' if errors == 1 else 'errors'}")
+            raise CommandError(f"{errors} error{pluralize(errors)}")
 
     def _show(self, facts: Facts, messages: list[CheckMessage]) -> None:
         for name, section in facts.items():
