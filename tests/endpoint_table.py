@@ -7,9 +7,8 @@ import re
 import django
 from django.urls import resolve
 
-from tests.follow_readme import ROOT
+from tests.follow_readme import README
 
-README = ROOT / "README.md"
 ALIASES = {"auth/login/(?P<provider>[^/]+)/?\\Z"}
 """The routes that the table mentions as another form of the same endpoint."""
 
@@ -18,10 +17,14 @@ def section() -> str:
     return README.read_text().partition("\n## Endpoints\n")[2].partition("\n## ")[0]
 
 
+def written() -> list[tuple[str, str]]:
+    """Return method and path of every endpoint in the table, such as ("DELETE", "/auth/sessions/{id}")."""
+    return re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^`?]*)[^`]*`", section())
+
+
 def named() -> list[tuple[str, str]]:
-    """Return method and path of every endpoint in the table, with samples for `{id}` and `{provider}`."""
-    found = re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^`?]*)[^`]*`", section())
-    return [(method, path.format(id="1", provider="github")) for method, path in found]
+    """Return the same with samples for `{id}` and `{provider}`."""
+    return [(method, path.format(id="1", provider="github")) for method, path in written()]
 
 
 def missing() -> list[str]:

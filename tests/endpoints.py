@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from django.urls import Resolver404, get_resolver, reverse
 from django.urls.resolvers import URLPattern, URLResolver
 
+from platform_auth import errors
 from platform_auth.http import pages, shapes
 from platform_auth.http.endpoint import SignedInView
 
@@ -16,6 +17,12 @@ SAMPLES = {
     "session_id": "00000000-0000-4000-8000-000000000001",
     "identity_id": "00000000-0000-4000-8000-000000000002",
 }
+
+
+CODES = {
+    error.code for error in errors.PlatformAuthError.__subclasses__() if error is not errors.HostError
+} | {"TOKEN_EXPIRED"}
+"""The error codes of the contract."""
 
 
 class Endpoint(NamedTuple):

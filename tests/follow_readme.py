@@ -23,19 +23,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
 EMAIL, PASSWORD = "ann@example.com", "four-violet-candles"
 
 
-def blocks(language: str) -> list[str]:
-    """Return the README's code blocks in a language, in order."""
-    return re.findall(
-        rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    )
+def blocks(language: str, *, page: Path = README) -> list[str]:
+    """Return a page's code blocks in a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def block(name: str) -> str:
-    """Return the README's block for a file, which is named in its first line."""
-    (found,) = [text for text in blocks("python") if text.startswith(f"# {name}\n")]
+def block(name: str, *, page: Path = README) -> str:
+    """Return a page's Python block that is named in its first line, such as "settings.py"."""
+    (found,) = [text for text in blocks("python", page=page) if text.startswith(f"# {name}\n")]
     return found
 
 

@@ -30,7 +30,8 @@ def connect() -> None:
                 connections[alias].ensure_connection()
                 break
             time.sleep(0.05)
-        connections[alias].ensure_connection()
+        else:
+            connections[alias].ensure_connection()
 
 
 def together(*acts: Callable[[], T]) -> list[T]:

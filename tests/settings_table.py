@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from pathlib import Path
 
 from platform_auth.conf import SETTINGS
+from tests.follow_readme import ROOT
 
-PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
+PAGE = ROOT / "docs" / "settings.md"
 HEAD = "| setting | default | meaning |\n|---|---|---|\n"
 
 IN_WORDS = {

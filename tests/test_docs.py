@@ -12,10 +12,11 @@ from django.conf import global_settings
 from django.dispatch import Signal
 from django.urls import Resolver404, resolve
 
-from platform_auth import errors, signals
+from platform_auth import signals
 from platform_auth.conf import DEFAULT_LIMITS
-from tests import endpoint_table, follow_readme
-from tests.follow_readme import ROOT
+from tests import endpoint_table
+from tests.endpoints import CODES
+from tests.follow_readme import README, ROOT, block, blocks
 from tests.settings_table import HEAD, table
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")] + sorted(
@@ -31,15 +32,20 @@ def read(name: str) -> str:
     return (ROOT / name).read_text()
 
 
-def is_answer(error: Any) -> bool:
-    """Return whether this is a class of `errors` with a code of the contract."""
-    return isinstance(error, type) and issubclass(error, errors.PlatformAuthError) and hasattr(error, "code")
-
-
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[str]:
+    """Return a page's links to files and headings of this repository."""
+    return [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
+
+
+def make_targets(page: Path) -> set[str]:
+    """Return the make targets that a page names."""
+    return set(re.findall(r"(?:`|^)make ([\w-]+)", page.read_text(), re.MULTILINE))
 
 
 class TestSettingsPage:
@@ -49,9 +55,7 @@ class TestSettingsPage:
         assert lines == (HEAD + table()).splitlines(), "run `python -m tests.settings_table`"
 
     def test_its_limits_are_those_of_the_code(self) -> None:
-        (block,) = re.findall(r"^```python\n# LIMITS\n(.*?)^```$", read("docs/settings.md"), re.M | re.S)
-
-        assert ast.literal_eval(block) == DEFAULT_LIMITS
+        assert ast.literal_eval(block("LIMITS", page=ROOT / "docs" / "settings.md")) == DEFAULT_LIMITS
 
 
 class TestEndpointTable:
@@ -74,14 +78,12 @@ class TestContract:
     def test_it_describes_every_endpoint(self) -> None:
         contract = read("docs/contract.md")
 
-        named = re.findall(r"`((?:GET|POST|DELETE) [^`?]+)`", endpoint_table.section())
-        assert named
-        assert [name for name in named if name not in contract] == []
+        calls = [f"{method} {path}" for method, path in endpoint_table.written()]
+        assert calls
+        assert [call for call in calls if call not in contract] == []
 
     def test_it_describes_every_error_code(self) -> None:
-        codes = {error.code for error in vars(errors).values() if is_answer(error)}
-
-        assert codes == set(re.findall(r"^\| `([A-Z_]+)` \| [45]", read("docs/contract.md"), re.MULTILINE))
+        assert set(re.findall(r"^\| `([A-Z_]+)` \| [45]", read("docs/contract.md"), re.MULTILINE)) == CODES
 
 
 class TestExtendingPage:
@@ -94,14 +96,15 @@ class TestExtendingPage:
 class TestEveryPage:
     @each_page
     def test_its_python_compiles(self, page: Path) -> None:
-        for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S):
-            compile(block, page.name, "exec")
+        for text in blocks("python", page=page):
+            compile(text, page.name, "exec")
+
+    def test_there_is_python_to_compile(self) -> None:
+        assert sum(len(blocks("python", page=page)) for page in PAGES) >= 5
 
     @each_page
     def test_its_links_lead_somewhere(self, page: Path) -> None:
-        for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
-            if "://" in link:
-                continue
+        for link in links(page):
             name, _, anchor = link.partition("#")
             target = (page.parent / name).resolve() if name else page
             assert target.exists(), link
@@ -111,7 +114,7 @@ class TestEveryPage:
     def test_its_make_targets_exist(self, page: Path) -> None:
         there = set(" ".join(re.findall(r"^([\w -]+):", read("Makefile"), re.MULTILINE)).split())
 
-        assert set(re.findall(r"(?:`|^)make ([\w-]+)", page.read_text(), re.MULTILINE)) <= there
+        assert make_targets(page) <= there
 
     @each_page
     def test_its_commands_install_no_other_project(self, page: Path) -> None:
@@ -121,17 +124,25 @@ class TestEveryPage:
 
 class TestReadme:
     def test_a_new_user_gets_through_it_in_one_sitting(self) -> None:
-        assert len(read("README.md").splitlines()) <= 200
+        assert len(README.read_text().splitlines()) <= 200
+
+    def test_it_links_to_the_other_pages(self) -> None:
+        assert links(README)
 
     def test_it_starts_the_demo_and_the_tests(self) -> None:
-        assert {"demo", "test"} <= set(re.findall(r"^make ([\w-]+)", read("README.md"), re.MULTILINE))
+        assert make_targets(README) >= {"demo", "test"}
+
+
+class TestContributing:
+    def test_it_names_the_commands_that_a_change_must_pass(self) -> None:
+        assert make_targets(ROOT / "CONTRIBUTING.md") >= {"demo", "test", "check"}
 
 
 class TestTheSettingsToPaste:
     """A project that already has settings keeps them."""
 
     def paste_into(self, **settings: Any) -> dict[str, Any]:
-        exec(follow_readme.block("settings.py"), settings)
+        exec(block("settings.py"), settings)
         return settings
 
     def test_a_new_project_gets_everything(self) -> None:

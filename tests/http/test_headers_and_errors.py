@@ -18,19 +18,16 @@ from django.test import Client
 from django.views.debug import ExceptionReporter
 from rest_framework.exceptions import APIException
 
-from platform_auth import errors, views
+from platform_auth import views
 from platform_auth.http import endpoint as base
 from platform_auth.http import pages
 from platform_auth.models import RefreshSession
 from tests.conftest import PASSWORD, Api, code_of, make_user
-from tests.endpoints import ENDPOINTS, Endpoint
+from tests.endpoints import CODES, ENDPOINTS, Endpoint
 
 pytestmark = pytest.mark.django_db
 
 METHODS = ["get", "head", "post", "put", "patch", "delete", "options", "trace"]
-CODES = {
-    error.code for error in errors.PlatformAuthError.__subclasses__() if error is not errors.HostError
-} | {"TOKEN_EXPIRED"}
 each = pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
 
 
